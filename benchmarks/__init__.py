@@ -1,0 +1,1 @@
+"""Benchmarks of fastnn against other libraries; README.md states the protocol."""

@@ -1,0 +1,105 @@
+"""The networks that the whole-step benchmark trains, and their data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+CROSS_ENTROPY = "cross_entropy"
+MEAN_SQUARED_ERROR = "mean_squared_error"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A multi-layer perceptron and how it is trained; the last layer is linear, the loss on top."""
+
+    name: str
+    sizes: tuple[int, ...]
+    loss: str
+    batch: int
+    # Batches in one epoch, the same for every peer. An epoch is one call of the peer, so it must be
+    # long enough that what a call costs (checking arguments, leaving Python) is spread over many
+    # steps as in real training, and short enough that the data stays small (0.5 to 20 MB here) and
+    # a turn of a fraction of a second holds at least one epoch of even the slowest peers.
+    steps: int
+    learning_rate: float = 1e-3
+    activation: str = "relu"
+
+    @property
+    def classifies(self) -> bool:
+        return self.loss == CROSS_ENTROPY
+
+    @property
+    def parameters(self) -> int:
+        return sum(inputs * units + units for inputs, units in pairwise(self.sizes))
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of a step's matrix products, a multiply and an add being two.
+
+        The first layer needs no gradient of its input, so it has two products and the others three.
+        Element-wise work and the optimizer are not counted.
+        """
+        products = [2 * self.batch * inputs * units for inputs, units in pairwise(self.sizes)]
+        return 3 * sum(products) - products[0]
+
+    def __str__(self) -> str:
+        sizes = "-".join(map(str, self.sizes))
+        return (
+            f"{self.name}: {sizes}, {self.activation}, {self.loss.replace('_', ' ')}, "
+            f"batch {self.batch}, {self.parameters:,} parameters, "
+            f"{self.flops / 1e6:.4g} MFLOP a step, {self.steps} steps an epoch"
+        )
+
+
+NETWORKS = {
+    network.name: network
+    for network in (
+        Network("tiny", (8, 32, 32, 1), MEAN_SQUARED_ERROR, batch=32, steps=500),
+        Network("digits", (64, 64, 10), CROSS_ENTROPY, batch=32, steps=200),
+        Network("mnist", (784, 128, 10), CROSS_ENTROPY, batch=64, steps=100),
+        Network("wide", (784, 512, 512, 10), CROSS_ENTROPY, batch=128, steps=20),
+        # At 1e-3 the first steps of a network this wide overshoot: the loss triples before it
+        # falls, rounding grows with it, and the peers could be compared only loosely.
+        Network(
+            "big", (784, 2048, 2048, 10), CROSS_ENTROPY, batch=256, steps=8, learning_rate=1e-4
+        ),
+    )
+}
+
+
+def initial_weights(sizes: Sequence[int], seed: int = 0) -> list[np.ndarray]:
+    """``[W, b, W, b, ...]`` in float32: W of shape (inputs, units) He-uniform, b zero."""
+    rng = np.random.default_rng([seed, 0])
+    weights = []
+    for inputs, units in pairwise(sizes):
+        limit = np.sqrt(6 / inputs)
+        weights.append(rng.uniform(-limit, limit, (inputs, units)).astype(np.float32))
+        weights.append(np.zeros(units, np.float32))
+    return weights
+
+
+def problem(
+    network: Network, steps: int | None = None, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Data for ``steps`` batches (``network.steps`` when None), and the weights to start from.
+
+    X is float32 (steps * batch, inputs), standard normal. The labels come from a random linear
+    teacher and can be learnt: int64 classes (n,), or float32 (n, 1). They carry noise, so that the
+    loss of a peer that trains for many epochs does not sink to zero, where vanishing gradients
+    turn denormal and time something else. The same seed gives the same problem in every process.
+    """
+    count = (network.steps if steps is None else steps) * network.batch
+    inputs, outputs = network.sizes[0], network.sizes[-1]
+    teacher = np.random.default_rng([seed, 1]).standard_normal((inputs, outputs)) / np.sqrt(inputs)
+    rng = np.random.default_rng([seed, 2])
+    X = rng.standard_normal((count, inputs), dtype=np.float32)
+    scores = X @ teacher
+    if network.classifies:
+        y = np.argmax(4 * scores + rng.gumbel(size=scores.shape), axis=1).astype(np.int64)
+    else:
+        y = (np.sin(2 * scores) + 0.1 * rng.standard_normal(scores.shape)).astype(np.float32)
+    return X, y, initial_weights(network.sizes, seed)

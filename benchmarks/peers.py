@@ -1,0 +1,432 @@
+"""The peers of the whole-step benchmark, and the worker process in which one of them runs.
+
+Every peer does the same work: float32, the batches in the given order, one Adam step for each
+(beta 0.9 and 0.999, epsilon 1e-7), and the mean of the steps' losses. Each is written the way its
+own documentation advises; README.md states the settings.
+
+Run as a script this module is a worker: it holds one peer, reads one JSON request a line from its
+standard input, and answers with one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from abc import ABC, abstractmethod
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+from fastnn.benchmarks.networks import NETWORKS, Network, problem
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-7
+
+
+class Peer(ABC):
+    """One library training one network from given weights."""
+
+    name: ClassVar[str]
+    # Adam adds epsilon to the bias-corrected root of v (Algorithm 1 of Kingma and Ba), or, as
+    # the "epsilon hat" at the end of their section 2, to the uncorrected one. The two differ
+    # visibly in the first steps, so the check needs to know which one a peer computes.
+    epsilon_hat: ClassVar[bool] = False
+    # A peer that compiles for minutes runs only when it is named.
+    by_default: ClassVar[bool] = True
+
+    @abstractmethod
+    def __init__(
+        self,
+        network: Network,
+        X: np.ndarray,
+        y: np.ndarray,
+        weights: list[np.ndarray],
+        threads: int,
+        learning_rate: float,
+    ) -> None: ...
+
+    @abstractmethod
+    def epoch(self) -> float:
+        """Train once over all batches in order; the mean of the losses before each update."""
+
+    @abstractmethod
+    def weights(self) -> list[np.ndarray]:
+        """``[W, b, W, b, ...]`` with W of shape (inputs, units)."""
+
+
+class Fastnn(Peer):
+    name = "fastnn"
+    backend: ClassVar[str] = "cython"
+
+    def __init__(self, network, X, y, weights, threads, learning_rate) -> None:
+        from fastnn import Sequential, layers, optimizers
+
+        hidden = [layers.Dense(units, activation="relu") for units in network.sizes[1:-1]]
+        last = layers.Dense(network.sizes[-1], activation="softmax" if network.classifies else None)
+        self.model = Sequential([*hidden, last], seed=0)
+        self.model.compile(
+            loss=network.loss,
+            optimizer=optimizers.Adam(learning_rate=learning_rate, epsilon=EPSILON),
+            backend=self.backend,
+            threads=threads,
+        )
+        self.model.build((network.sizes[0],))
+        self.model.set_weights(weights)
+        self.X, self.y, self.batch = X, y, network.batch
+
+    def epoch(self) -> float:
+        history = self.model.fit(
+            self.X, self.y, batch_size=self.batch, epochs=1, shuffle=False, verbose=0
+        )
+        return float(history.history["loss"][-1])
+
+    def weights(self) -> list[np.ndarray]:
+        return self.model.get_weights()
+
+
+class FastnnNumpy(Fastnn):
+    name = "fastnn-numpy"
+    backend = "numpy"
+
+
+class Numpy(Peer):
+    """The baseline: vectorised NumPy with everything allocated once.
+
+    Parameters, gradients and Adam's moments are flat vectors with the layers as views, because the
+    update then costs twelve NumPy calls a step and not twelve for every array. It goes by blocks
+    that stay in the cache from one call to the next, a fifth of the step of the two large networks.
+    In float64 this peer is the reference for the check of all of them.
+    """
+
+    name = "numpy"
+    block: ClassVar[int] = 1 << 15
+
+    def __init__(
+        self,
+        network,
+        X,
+        y,
+        weights,
+        threads,
+        learning_rate,
+        dtype=np.float32,
+        epsilon_hat: bool = False,
+    ) -> None:
+        self.batch, self.classifies = network.batch, network.classifies
+        self.learning_rate, self.hat, self.t = learning_rate, epsilon_hat, 0
+        self.X, self.y = X.astype(dtype, copy=False), y if self.classifies else y.astype(dtype)
+        flat = np.concatenate([array.ravel() for array in weights]).astype(dtype)
+        gradient, m, v, scratch = (np.zeros_like(flat) for _ in range(4))
+        self.W, self.b = self.views(flat, weights)
+        self.dW, self.db = self.views(gradient, weights)
+        blocks = [slice(start, start + self.block) for start in range(0, len(flat), self.block)]
+        self.blocks = [(flat[i], gradient[i], m[i], v[i], scratch[i]) for i in blocks]
+        shapes = [(self.batch, units) for units in network.sizes[1:]]
+        self.out = [np.empty(shape, dtype) for shape in shapes]
+        self.delta = [np.empty(shape, dtype) for shape in shapes]
+        self.alive = [np.empty(shape, bool) for shape in shapes]
+        self.rows = np.arange(self.batch)
+
+    @staticmethod
+    def views(flat, like) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        edges = np.cumsum([0, *(array.size for array in like)])
+        arrays = [
+            flat[start:stop].reshape(array.shape)
+            for (start, stop), array in zip(pairwise(edges), like, strict=True)
+        ]
+        return arrays[0::2], arrays[1::2]
+
+    def epoch(self) -> float:
+        starts = range(0, len(self.X), self.batch)
+        total = 0.0
+        for start in starts:
+            x = self.X[start : start + self.batch]
+            total += self.forward(x, self.y[start : start + self.batch])
+            self.backward(x)
+            self.update()
+        return total / len(starts)
+
+    def forward(self, x, y) -> float:
+        """The loss of the batch; leaves its gradient with respect to the output in delta[-1]."""
+        last = len(self.W) - 1
+        for i, (W, b, out) in enumerate(zip(self.W, self.b, self.out, strict=True)):
+            np.matmul(x, W, out=out)
+            out += b
+            if i < last:
+                np.maximum(out, 0, out=out)
+            x = out
+        delta = self.delta[-1]
+        if self.classifies:
+            x -= x.max(axis=1, keepdims=True)
+            np.exp(x, out=delta)
+            sums = delta.sum(axis=1, keepdims=True)
+            delta /= sums
+            delta[self.rows, y] -= 1
+            delta /= self.batch
+            return float((np.log(sums[:, 0]) - x[self.rows, y]).mean())
+        np.subtract(x, y, out=delta)
+        loss = float(np.square(delta).mean())
+        delta *= 2 / delta.size
+        return loss
+
+    def backward(self, x) -> None:
+        for i in reversed(range(len(self.W))):
+            delta, below = self.delta[i], self.out[i - 1] if i else x
+            np.matmul(below.T, delta, out=self.dW[i])
+            delta.sum(axis=0, out=self.db[i])
+            if i:
+                np.matmul(delta, self.W[i].T, out=self.delta[i - 1])
+                np.greater(below, 0, out=self.alive[i - 1])
+                self.delta[i - 1] *= self.alive[i - 1]
+
+    def update(self) -> None:
+        self.t += 1
+        # Both bias corrections go into scalars: one pass over the parameters less.
+        root = float(np.sqrt(1 - BETA2**self.t))
+        rate = self.learning_rate * root / (1 - BETA1**self.t)
+        epsilon = EPSILON if self.hat else EPSILON * root
+        for w, g, m, v, scratch in self.blocks:
+            m *= BETA1
+            np.multiply(g, 1 - BETA1, out=scratch)
+            m += scratch
+            v *= BETA2
+            np.multiply(g, g, out=scratch)
+            scratch *= 1 - BETA2
+            v += scratch
+            np.sqrt(v, out=scratch)
+            scratch += epsilon
+            np.divide(m, scratch, out=scratch)
+            scratch *= rate
+            w -= scratch
+
+    def weights(self) -> list[np.ndarray]:
+        return [array.copy() for pair in zip(self.W, self.b, strict=True) for array in pair]
+
+
+class PyTorch(Peer):
+    name = "pytorch"
+
+    def __init__(self, network, X, y, weights, threads, learning_rate) -> None:
+        import torch
+        from torch import nn
+
+        torch.set_num_threads(threads)
+        self.torch = torch
+        modules: list[nn.Module] = []
+        for i, (inputs, units) in enumerate(pairwise(network.sizes)):
+            modules += [nn.ReLU()] if i else []
+            modules.append(nn.Linear(inputs, units))
+        self.model = nn.Sequential(*modules)
+        self.linear = [module for module in modules if isinstance(module, nn.Linear)]
+        with torch.no_grad():
+            for module, W, b in zip(self.linear, weights[0::2], weights[1::2], strict=True):
+                module.weight.copy_(torch.from_numpy(W).T)
+                module.bias.copy_(torch.from_numpy(b))
+        loss = nn.functional.cross_entropy if network.classifies else nn.functional.mse_loss
+        self.loss = self.compiled(lambda x, y: loss(self.model(x), y))
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), learning_rate, (BETA1, BETA2), EPSILON, fused=True
+        )
+        # Slicing once and not in every epoch spares PyTorch two operators a step.
+        batches = torch.from_numpy(X).split(network.batch), torch.from_numpy(y).split(network.batch)
+        self.batches = list(zip(*batches, strict=True))
+
+    def compiled(self, function: Any) -> Any:
+        return function
+
+    def epoch(self) -> float:
+        losses = []
+        for x, y in self.batches:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.loss(x, y)
+            loss.backward()
+            self.optimizer.step()
+            losses.append(loss.detach())  # an .item() here would cost a synchronisation a step
+        return float(self.torch.stack(losses).mean())
+
+    def weights(self) -> list[np.ndarray]:
+        pairs = [(module.weight.T, module.bias) for module in self.linear]
+        return [tensor.detach().numpy().copy() for pair in pairs for tensor in pair]
+
+
+class PyTorchCompile(PyTorch):
+    """Forward, loss and backward through torch.compile; the optimizer is the fused one already."""
+
+    name = "pytorch-compile"
+    by_default = False
+
+    def compiled(self, function: Any) -> Any:
+        return self.torch.compile(function)
+
+
+class Jax(Peer):
+    """One jitted call an epoch: lax.scan over the batches, the state donated."""
+
+    name = "jax"
+
+    def __init__(self, network, X, y, weights, threads, learning_rate) -> None:
+        import jax
+        import jax.numpy as jnp
+
+        def loss(weights, x, y):
+            for i in range(0, len(weights), 2):
+                x = (jax.nn.relu(x) if i else x) @ weights[i] + weights[i + 1]
+            if network.classifies:
+                picked = jnp.take_along_axis(jax.nn.log_softmax(x), y[:, None], axis=1)
+                return -jnp.mean(picked)
+            return jnp.mean(jnp.square(x - y))
+
+        def step(state, batch):
+            weights, m, v, t = state
+            value, gradient = jax.value_and_grad(loss)(weights, *batch)
+            t = t + 1
+            m = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, m, gradient)
+            v = jax.tree.map(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, v, gradient)
+            # expm1, because 1 - 0.999**t in float32 has lost four digits in the first step.
+            root = jnp.sqrt(-jnp.expm1(t * np.log(BETA2)))
+            rate = learning_rate * root / -jnp.expm1(t * np.log(BETA1))
+            weights = jax.tree.map(
+                lambda w, m, v: w - rate * m / (jnp.sqrt(v) + EPSILON * root), weights, m, v
+            )
+            return (weights, m, v, t), value
+
+        def epoch(state, X, y):
+            state, losses = jax.lax.scan(step, state, (X, y))
+            return state, jnp.mean(losses)
+
+        self.jax = jax
+        self.run = jax.jit(epoch, donate_argnums=0)
+        start = [jnp.asarray(array) for array in weights]
+        zeros = [[jnp.zeros_like(array) for array in start] for _ in range(2)]
+        self.state = (start, *zeros, jnp.zeros(()))
+        self.X = jnp.asarray(X.reshape(-1, network.batch, X.shape[1]))
+        self.y = jnp.asarray(y.reshape(-1, network.batch, *y.shape[1:]))
+
+    def epoch(self) -> float:
+        self.state, loss = self.jax.block_until_ready(self.run(self.state, self.X, self.y))
+        return float(loss)
+
+    def weights(self) -> list[np.ndarray]:
+        return [np.array(array) for array in self.state[0]]
+
+
+class ScikitLearn(Peer):
+    """MLPClassifier or MLPRegressor; one partial_fit of the whole data is one epoch of batches.
+
+    Two things are its own. Its squared loss is half of ours, hence half the gradient: with half
+    the epsilon Adam does the same steps, and the loss is doubled here. And its Adam has the
+    epsilon-hat form.
+    """
+
+    name = "scikit-learn"
+    epsilon_hat = True
+
+    def __init__(self, network, X, y, weights, threads, learning_rate) -> None:
+        from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+        self.scale = 1 if network.classifies else 2
+        self.X, self.y = X, y.ravel()
+        self.model = (MLPClassifier if network.classifies else MLPRegressor)(
+            hidden_layer_sizes=network.sizes[1:-1],
+            activation="relu",
+            alpha=0.0,
+            batch_size=network.batch,
+            learning_rate_init=learning_rate,
+            shuffle=False,
+            beta_1=BETA1,
+            beta_2=BETA2,
+            epsilon=EPSILON / self.scale,
+            n_iter_no_change=sys.maxsize,
+        )
+        # Weights exist only after a first call, and that call also makes the optimizer; without
+        # its optimizer the next call makes a new one, for the weights given here.
+        classes = {"classes": np.arange(network.sizes[-1])} if network.classifies else {}
+        self.model.partial_fit(X[: network.batch], self.y[: network.batch], **classes)
+        self.model.coefs_ = [array.copy() for array in weights[0::2]]
+        self.model.intercepts_ = [array.copy() for array in weights[1::2]]
+        del self.model._optimizer
+
+    def epoch(self) -> float:
+        return self.scale * float(self.model.partial_fit(self.X, self.y).loss_)
+
+    def weights(self) -> list[np.ndarray]:
+        pairs = zip(self.model.coefs_, self.model.intercepts_, strict=True)
+        return [array.copy() for pair in pairs for array in pair]
+
+
+PEERS: dict[str, type[Peer]] = {
+    peer.name: peer
+    for peer in (Fastnn, FastnnNumpy, Numpy, PyTorch, PyTorchCompile, Jax, ScikitLearn)
+}
+
+
+class Worker:
+    """What a worker process does on request; every method answers with something JSON can hold."""
+
+    def __init__(self, peer: str, network: str, threads: int, seed: int) -> None:
+        self.make, self.network = PEERS[peer], NETWORKS[network]
+        self.threads, self.seed = threads, seed
+        self.peer: Peer | None = None
+
+    def build(self, steps: int | None) -> Peer:
+        data = problem(self.network, steps, self.seed)
+        return self.make(self.network, *data, self.threads, self.network.learning_rate)
+
+    def check(self, steps: int, epochs: int, file: str) -> dict[str, Any]:
+        """Train a short while, write the weights to ``file``, answer with the epochs' losses."""
+        peer = self.build(steps)
+        losses = [peer.epoch() for _ in range(epochs)]
+        np.savez(file, *peer.weights())
+        return {"losses": losses}
+
+    def start(self) -> dict[str, Any]:
+        """Make the peer that will be timed and run its first epoch, which compiles what it must."""
+        self.peer = self.build(None)
+        return {"loss": self.peer.epoch()}
+
+    def turn(self, seconds: float) -> dict[str, Any]:
+        """Time whole epochs until they fill ``seconds``, after an untimed one for the caches.
+
+        An epoch that is longer than the turn is timed at once: a cold start is lost in it.
+        """
+        assert self.peer is not None
+        begin = time.perf_counter()
+        loss = self.peer.epoch()
+        elapsed, epochs = time.perf_counter() - begin, 1
+        if elapsed < seconds:
+            elapsed, epochs, begin = 0.0, 0, time.perf_counter()
+            while elapsed < seconds:
+                loss = self.peer.epoch()
+                epochs += 1
+                elapsed = time.perf_counter() - begin
+        return {"us_per_step": 1e6 * elapsed / (epochs * self.network.steps), "loss": loss}
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return getattr(self, request.pop("do"))(**request)
+        except ImportError as error:
+            return {"missing": str(error)}
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+
+
+def serve() -> None:
+    parser = argparse.ArgumentParser(description="A worker of train_step.py.")
+    parser.add_argument("peer", choices=PEERS)
+    parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument("threads", type=int)
+    parser.add_argument("seed", type=int)
+    worker = Worker(**vars(parser.parse_args()))
+    # Answers go to a private copy of standard output; what a library prints goes to standard error.
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+        for line in sys.stdin:
+            print(json.dumps(worker.answer(json.loads(line))), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,51 @@
+"""fastnn: neural networks trained at the speed of the machine's arithmetic.
+
+>>> import fastnn as fnn
+>>> (X, y), (X_test, y_test) = fnn.datasets.load_digits()
+>>> model = fnn.Sequential([
+...     fnn.layers.Rescaling(1 / 16),
+...     fnn.layers.Dense(64, activation="relu"),
+...     fnn.layers.Dense(10, activation="softmax"),
+... ], seed=0)
+>>> model.compile(loss="cross_entropy", optimizer="adam", metrics=["accuracy"])
+>>> history = model.fit(X, y, epochs=30, verbose=0)
+>>> model.evaluate(X_test, y_test)["accuracy"] > 0.95
+True
+"""
+
+from . import (
+    activations,
+    callbacks,
+    datasets,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    optimizers,
+    regularizers,
+    schedules,
+)
+from ._version import __version__
+from .callbacks import History
+from .layers import Input
+from .model import Model, Sequential
+from .training import NonFiniteLoss
+
+__all__ = [
+    "History",
+    "Input",
+    "Model",
+    "NonFiniteLoss",
+    "Sequential",
+    "__version__",
+    "activations",
+    "callbacks",
+    "datasets",
+    "initializers",
+    "layers",
+    "losses",
+    "metrics",
+    "optimizers",
+    "regularizers",
+    "schedules",
+]

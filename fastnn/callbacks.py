@@ -1,0 +1,145 @@
+"""Callbacks: what happens between epochs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import checks
+from .lookup import near_matches
+
+if TYPE_CHECKING:
+    from .model import Model
+
+
+class Callback:
+    """Base of all callbacks; set ``model.stop_training = True`` to end after the epoch.
+
+    ``logs`` holds the epoch's ``loss``, its metrics, and the same with ``val_`` in front for the
+    validation data.
+    """
+
+    def on_train_begin(self, model: Model) -> None:
+        """Called once, before the first epoch."""
+
+    def on_epoch_begin(self, model: Model, epoch: int) -> None:
+        """Called before each epoch; ``epoch`` counts from 0."""
+
+    def on_epoch_end(self, model: Model, epoch: int, logs: dict[str, float]) -> None:
+        """Called after each epoch and its validation."""
+
+    def on_train_end(self, model: Model) -> None:
+        """Called once, after the last epoch, also when training was interrupted."""
+
+
+class EarlyStopping(Callback):
+    """Stop when a quantity has not improved for ``patience`` epochs.
+
+    Parameters
+    ----------
+    monitor
+        A key of the history: ``"val_loss"``, ``"loss"``, ``"val_accuracy"``, ...
+    min_delta
+        The least change that counts as an improvement, >= 0.
+    patience
+        Epochs without improvement after which training stops, >= 0.
+    mode
+        ``"min"``, ``"max"``, or ``"auto"``: max for accuracies, min for the rest.
+    restore_best_weights
+        At the end, go back to the weights of the best epoch.
+
+    Attributes
+    ----------
+    best, best_epoch, stopped_epoch
+        The best value, its epoch (from 0), and the epoch that training stopped after (or None).
+
+    Raises
+    ------
+    ValueError
+        A monitored quantity that is not in the logs, at the end of the first epoch.
+
+    Source: Prechelt, Early stopping - but when? (1998); Goodfellow et al., Deep Learning, 7.8.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        min_delta: float = 0.0,
+        patience: int = 0,
+        mode: str = "auto",
+        restore_best_weights: bool = False,
+    ) -> None:
+        if mode not in ("auto", "min", "max"):
+            raise ValueError(f"mode: expected 'auto', 'min' or 'max', got {mode!r}")
+        self.monitor = monitor
+        self.min_delta = checks.number("min_delta", min_delta, 0)
+        self.patience = checks.positive_int("patience", patience, least=0)
+        self.restore_best_weights = bool(restore_best_weights)
+        rising = mode == "max" or (mode == "auto" and monitor.endswith("accuracy"))
+        self._sign = -1.0 if rising else 1.0
+
+    def on_train_begin(self, model: Model) -> None:
+        self.best = self._sign * float("inf")
+        self.best_epoch: int | None = None
+        self.stopped_epoch: int | None = None
+        self._weights: np.ndarray | None = None
+        self._waited = 0
+
+    def on_epoch_end(self, model: Model, epoch: int, logs: dict[str, float]) -> None:
+        if self.monitor not in logs:
+            raise ValueError(
+                f"monitor: {self.monitor!r} is not among {', '.join(logs)}."
+                f"{near_matches(self.monitor, list(logs))}"
+                + (" (val_ needs validation data)" if self.monitor.startswith("val_") else "")
+            )
+        value = logs[self.monitor]
+        if self._sign * (self.best - value) > self.min_delta:
+            self.best, self.best_epoch, self._waited = value, epoch, 0
+            if self.restore_best_weights:
+                self._weights = model.parameters.copy()
+            return
+        self._waited += 1
+        if self._waited > self.patience:
+            self.stopped_epoch = epoch
+            model.stop_training = True
+
+    def on_train_end(self, model: Model) -> None:
+        if self._weights is not None:
+            model.parameters[:] = self._weights
+            self._weights = None
+
+
+class History:
+    """What ``fit`` returns.
+
+    Attributes
+    ----------
+    history
+        Name -> values, one per epoch: ``loss``, the metrics, and ``val_`` of both.
+    epoch
+        Numbers of the epochs, from 0 (or ``initial_epoch``).
+    """
+
+    def __init__(self) -> None:
+        self.epoch: list[int] = []
+        self.history: dict[str, list[float]] = {}
+
+    def append(self, epoch: int, logs: dict[str, float]) -> None:
+        """Add one epoch."""
+        self.epoch.append(epoch)
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(value)
+
+    def __repr__(self) -> str:
+        last = {name: round(values[-1], 4) for name, values in self.history.items()}
+        return f"<History of {len(self.epoch)} epochs, last {last}>"
+
+
+def check(callbacks: Any) -> list[Callback]:
+    """A list of callbacks from one, several or none."""
+    found = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+    for callback in found:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks: expected Callback objects, got {callback!r}")
+    return found

@@ -1,0 +1,138 @@
+"""Checks at the border: what a user passes in becomes arrays that native code can trust.
+
+Each message names the argument, what came, and what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+#: Rows looked at together when data are searched for NaN: bounds the memory the search takes.
+_CHUNK = 1 << 20
+
+
+def positive_int(name: str, value: Any, least: int = 1) -> int:
+    """An integer of at least ``least``."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name}: expected at least {least}, got {number}")
+    return number
+
+
+def number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """A finite number within [low, high], or an open end."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    value = float(value)
+    above = value > low if open_low else value >= low
+    below = value < high if open_high else value <= high
+    if not (math.isfinite(value) and above and below):
+        left, right = "(" if open_low else "[", ")" if open_high else "]"
+        raise ValueError(f"{name}: expected a number in {left}{low:g}, {high:g}{right}, got {value}")
+    return value
+
+
+def numeric(name: str, value: Any) -> np.ndarray:
+    """An array of numbers or booleans, without a copy where it is one already.
+
+    Raises
+    ------
+    TypeError
+        Strings, objects, dates, complex numbers.
+    ValueError
+        Rows of different lengths.
+    """
+    if hasattr(value, "to_numpy"):  # pandas, polars
+        value = value.to_numpy()
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{name}: expected an array of numbers, got the string {value!r}")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: not a rectangular array: {error}") from None
+    if array.dtype.kind not in "biuf":
+        hint = " (rows of different lengths, or mixed types)" if array.dtype == object else ""
+        raise TypeError(f"{name}: expected an array of numbers, got dtype {array.dtype}{hint}")
+    return array
+
+
+def finite(name: str, array: np.ndarray) -> None:
+    """Raise a ValueError that says where the first NaN or infinity is."""
+    if array.dtype.kind != "f":
+        return
+    rows = max(1, _CHUNK // max(1, array[:1].size))
+    for start in range(0, len(array), rows):
+        good = np.isfinite(array[start : start + rows])
+        if not good.all():
+            at = tuple(int(i) for i in np.argwhere(~good)[0])
+            value = array[start : start + rows][at]
+            place = ", ".join(str(i) for i in (at[0] + start, *at[1:]))
+            raise ValueError(f"{name}: contains {value} at index [{place}]; expected finite numbers")
+
+
+def features(name: str, value: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Rows of examples as a 2-D array (n, features) that can be gathered from as it lies.
+
+    uint8, float32 and float64 are read in place with any strides; other types are converted.
+    """
+    array = numeric(name, value)
+    expected = f"(n, {', '.join(str(s) for s in shape)})"
+    if array.ndim != len(shape) + 1:
+        hint = f"; for one example use {name}[None]" if array.ndim == len(shape) else ""
+        raise ValueError(f"{name}: expected shape {expected}, got {array.shape}{hint}")
+    if array.shape[1:] != shape:
+        raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")
+    if len(array) == 0:
+        raise ValueError(f"{name}: is empty, shape {array.shape}; expected at least one row")
+    if array.dtype not in (np.uint8, np.float32, np.float64) or not array.dtype.isnative:
+        array = array.astype(dtype)
+    finite(name, array)
+    return array if array.ndim == 2 else array.reshape(len(array), -1)
+
+
+def same_length(name: str, array: np.ndarray, other: str, n: int) -> None:
+    """Raise a ValueError unless the array has n rows."""
+    if len(array) != n:
+        raise ValueError(f"{name}: has {len(array)} rows, but {other} has {n}")
+
+
+def labels(name: str, array: np.ndarray, classes: int) -> np.ndarray:
+    """Class numbers 0 .. classes - 1 as int32 (n,)."""
+    if array.dtype.kind == "f":
+        raise TypeError(
+            f"{name}: expected integer class labels (n,) or one-hot rows (n, {classes}), got "
+            f"{array.dtype} of shape {array.shape}; convert labels with {name}.astype(int)"
+        )
+    array = array.reshape(-1)
+    if len(array):
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= classes:
+            wrong = low if low < 0 else high
+            raise ValueError(
+                f"{name}: label {wrong} is out of range; the model has {classes} outputs, so "
+                f"labels are 0 to {classes - 1}"
+            )
+    return np.ascontiguousarray(array, dtype=np.int32)
+
+
+def numbers(name: str, array: np.ndarray, units: int, dtype: str) -> np.ndarray:
+    """Numeric targets as (n, units) of the model's type; (n,) is taken as (n, 1)."""
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2 or array.shape[1] != units:
+        raise ValueError(
+            f"{name}: expected shape (n, {units}){' or (n,)' if units == 1 else ''} to match the "
+            f"model's {units} outputs, got {array.shape}"
+        )
+    finite(name, array)
+    return np.ascontiguousarray(array, dtype=dtype)

@@ -1,0 +1,199 @@
+"""Rewrites from graph to graph that let one kernel call do the work of several ops.
+
+Each pass is a function Graph -> Graph that leaves the values of the remaining tensors unchanged.
+``stabilise`` comes before differentiation, so that the gradient is that of the stable form.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from ..kernels.op import OPS
+from .graph import Graph, Node, Tensor
+
+
+def _only_consumer(graph: Graph, tensor: Tensor | None) -> Node | None:
+    consumers = graph.consumers(tensor)
+    return consumers[0] if len(consumers) == 1 and tensor not in graph.roots else None
+
+
+def _without(graph: Graph, old: Node, new: Node, removed: Node) -> Graph:
+    """``new`` in the place of ``old``, and ``removed`` gone."""
+    return graph.with_nodes(new if n is old else n for n in graph.nodes if n is not removed)
+
+
+def _logit(p: float) -> float:
+    return math.log(p / (1 - p)) if 0 < p < 1 else math.copysign(math.inf, p - 0.5)
+
+
+def stabilise(graph: Graph) -> Graph:
+    """Cross-entropy of a softmax or sigmoid becomes one op on the logits.
+
+    exp and log cancel there, so nothing overflows and no precision is lost, and the gradient is
+    prediction - target. Accuracy does not need the probabilities either: both functions keep order.
+    """
+    def rewrite(node: Node) -> Node:
+        producer = graph.producer(node.inputs[0]) if node.inputs else None
+        if producer is None:
+            return node
+        logits = (producer.inputs[0], *node.inputs[1:])
+        softmax = producer.op.name == "softmax"
+        sigmoid = producer.op.name == "activation" and producer.attrs["function"] == "sigmoid"
+        function = node.attrs.get("function")
+        if softmax and node.op.name == "cross_entropy":
+            return replace(node, op=OPS["softmax_cross_entropy"], inputs=logits, attrs={})
+        if softmax and node.op.name == "accuracy":
+            return replace(node, inputs=logits)
+        if sigmoid and node.op.name == "pointwise_loss" and function == "binary_cross_entropy":
+            attrs = node.attrs | {"function": "sigmoid_cross_entropy"}
+            return replace(node, inputs=logits, attrs=attrs)
+        if sigmoid and node.op.name == "pointwise_loss" and function == "binary_match":
+            (threshold,) = node.attrs["parameters"]
+            return replace(
+                node, inputs=logits, attrs=node.attrs | {"parameters": (_logit(threshold),)}
+            )
+        return node
+
+    return graph.with_nodes(rewrite(n) for n in graph.nodes)
+
+
+def fold_rescaling(graph: Graph) -> Graph:
+    """A rescaling of the input happens while rows are gathered."""
+    for gather in graph.nodes:
+        if gather.op.name != "gather":
+            continue
+        rescale = _only_consumer(graph, gather.outputs[0])
+        if rescale is None or rescale.op.name != "rescale":
+            continue
+        scale, offset = rescale.attrs["scale"], rescale.attrs["offset"]
+        attrs = {
+            "scale": gather.attrs["scale"] * scale,
+            "offset": gather.attrs["offset"] * scale + offset,
+        }
+        fused = replace(gather, outputs=rescale.outputs, attrs=attrs)
+        return fold_rescaling(_without(graph, gather, fused, rescale))
+    return graph
+
+
+def fuse_activation(graph: Graph) -> Graph:
+    """dense, then activation: the function is applied to each block while it is in the cache.
+
+    Where the derivative reads the activation's input, that input has a second consumer, and the
+    two ops stay apart.
+    """
+    for dense in graph.nodes:
+        if dense.op.name != "dense" or dense.attrs["function"] != "identity":
+            continue
+        activation = _only_consumer(graph, dense.outputs[0])
+        if activation is None or activation.op.name != "activation":
+            continue
+        fused = replace(dense, outputs=activation.outputs, attrs=activation.attrs)
+        return fuse_activation(_without(graph, dense, fused, activation))
+    return graph
+
+
+def fuse_derivative(graph: Graph) -> Graph:
+    """An activation's derivative multiplies each block of dz w^T while it is in the cache."""
+    for gradient in graph.nodes:
+        if gradient.op.name != "activation_grad":
+            continue
+        dy, x, y = gradient.inputs
+        dense_dx = graph.producer(dy)
+        if (
+            x is not None
+            or y is None
+            or dense_dx is None
+            or dense_dx.op.name != "dense_dx"
+            or dense_dx.inputs[2] is not None
+            or _only_consumer(graph, dy) is not gradient
+        ):
+            continue
+        fused = replace(
+            dense_dx,
+            inputs=(*dense_dx.inputs[:2], y),
+            outputs=gradient.outputs,
+            attrs=gradient.attrs,
+        )
+        return fuse_derivative(_without(graph, dense_dx, fused, gradient))
+    return graph
+
+
+def fuse_penalty(graph: Graph) -> Graph:
+    """The gradient of an L2 penalty is added in the pass that updates the parameters."""
+    update = next((n for n in graph.nodes if n.op.name == "update"), None)
+    if update is None:
+        return graph
+    segments = update.inputs[2]
+    assert segments is not None
+    table = graph.tables[segments].tolist()
+    swap: dict[Tensor, Tensor] = {}
+    nodes = []
+    for node in graph.nodes:
+        out = node.outputs[0] if node.outputs else None
+        if node.op.name != "l2_gradient" or out is None or out.region != "gradients":
+            nodes.append(node)
+            continue
+        gradient, weight = node.inputs
+        assert gradient is not None and weight is not None
+        swap[gradient] = out
+        table = _insert(table, weight, node.attrs["factor"])
+    fused = graph.with_nodes(nodes).substitute(swap)
+    new = Tensor(segments.name, (len(table), 3), type="double", region="table")
+    fused.tables = {**graph.tables, new: np.array(table)}
+    return fused.substitute({segments: new})
+
+
+def _insert(table: list[list[float]], weight: Tensor, factor: float) -> list[list[float]]:
+    """Give one parameter its penalty in the table of runs (start, stop, factor)."""
+    start, stop = float(weight.offset), float(weight.offset + math.prod(weight.shape))
+    result: list[list[float]] = []
+    for low, high, old in table:
+        a, b = max(low, start), min(high, stop)
+        if a >= b:
+            result.append([low, high, old])
+            continue
+        pieces = [[low, a, old], [a, b, old + factor], [b, high, old]]
+        result += [piece for piece in pieces if piece[0] < piece[1]]
+    return result
+
+
+def eliminate_dead(graph: Graph) -> Graph:
+    """Drop what nothing reads: outputs, and then the ops that have none left."""
+    needed = set(graph.roots) | {s.tensor for s in graph.sums}
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        acts = bool(node.op.writes) or not node.op.outputs
+        wanted = tuple(
+            t if t in needed or (t is not None and t.region == "feed") else None
+            for t in node.outputs
+        )
+        if not acts and all(t is None for t in wanted):
+            continue
+        # An op that cannot leave an output out writes it all the same.
+        outputs = tuple(
+            w if operand.optional else t
+            for w, t, operand in zip(wanted, node.outputs, node.op.outputs, strict=True)
+        )
+        needed.update(t for t in node.inputs if t is not None)
+        kept.append(replace(node, outputs=outputs))
+    return graph.with_nodes(reversed(kept))
+
+
+#: The passes that follow differentiation, in order.
+PASSES = (
+    fold_rescaling,
+    fuse_activation,
+    fuse_derivative,
+    fuse_penalty,
+    eliminate_dead,
+)
+
+
+def fuse(graph: Graph) -> Graph:
+    """Apply all passes."""
+    for rewrite in PASSES:
+        graph = rewrite(graph)
+    return graph

@@ -1,0 +1,158 @@
+"""The program: a frozen table of kernel calls over memory that is already laid out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .graph import PHASES, Node, Sum, Tensor
+from .plan import Plan, concrete, item_size, plan, tensor_bytes
+from .split import Split
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one call does at a number of rows: floating-point operations, and bytes touched."""
+
+    flops: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """Calls in order, with the plan of their memory.
+
+    Attributes
+    ----------
+    nodes
+        The calls. The first ``compute`` come before the loss is looked at, the rest update.
+    batch
+        The largest number of rows of a step.
+    parameters
+        Size of the flat vectors of parameters and gradients.
+    """
+
+    purpose: str
+    nodes: tuple[Node, ...]
+    sums: tuple[Sum, ...]
+    tables: Mapping[Tensor, Any]
+    plan: Plan
+    split: Split
+    batch: int
+    dtype: str
+    parameters: int
+    states: int
+
+    @property
+    def compute(self) -> int:
+        """Number of calls before the update."""
+        return sum(node.phase != "update" for node in self.nodes)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers per row that a program for prediction stores."""
+        (store,) = (n for n in self.nodes if n.op.name == "store")
+        assert store.inputs[0] is not None
+        return store.inputs[0].shape[1]
+
+    def unsharded(self) -> Program:
+        """The same calls for one thread and whole batches."""
+        whole = plan(self.nodes, self.batch, self.batch, self.dtype)
+        return replace(self, plan=whole, split=Split("one", 1, "one thread"))
+
+    def cost(self, node: Node, rows: int) -> Cost:
+        """Operations and bytes of one call for a batch of ``rows`` rows."""
+        shapes = [concrete(t.shape, rows) if t is not None else None for t in node.operands]
+        written = len(node.op.writes)
+        touched = sum(tensor_bytes(t, rows, self.dtype) for t in node.operands if t is not None)
+        if written:
+            names = {o.name: t for o, t in zip(node.op.operands, node.operands, strict=True)}
+            written_tensors = [names[w] for w in node.op.writes]
+            touched += sum(
+                tensor_bytes(t, rows, self.dtype) for t in written_tensors if t is not None
+            )
+        return Cost(node.op.flops(node.op.dims(shapes)), touched)
+
+    def flops(self, rows: int | None = None) -> float:
+        """Operations of one step."""
+        return sum(self.cost(n, rows or self.batch).flops for n in self.nodes)
+
+    @property
+    def peak_bytes(self) -> dict[str, int]:
+        """Memory by what it is for; known before the first step."""
+        size = item_size("real", self.dtype)
+        shards = self.split.threads if self.split.mode == "shard" else 1
+        trains = any(t is not None and t.region == "gradients" for n in self.nodes
+                     for t in n.operands)
+        return {
+            "parameters": self.parameters * size,
+            "gradients": self.parameters * size * shards * trains,
+            "optimizer state": self.parameters * size * self.states,
+            "last good weights": self.parameters * size * (1 + self.states) * (
+                self.purpose == "train"
+            ),
+            "arena": self.plan.arena_bytes * shards,
+            "results": self.plan.rows_bytes,
+        }
+
+    def verify(self) -> None:
+        """Check what no kernel checks.
+
+        Raises
+        ------
+        ValueError
+            Shapes disagree, a tensor is read before it is written, live buffers overlap, a view
+            leaves its region, or phases are out of order.
+        """
+        written: set[Tensor] = set()
+        for i, node in enumerate(self.nodes):
+            where = f"call {i} ({node.op.name})"
+            if i and PHASES.index(node.phase) < PHASES.index(self.nodes[i - 1].phase):
+                raise ValueError(f"{where}: phase {node.phase} follows {self.nodes[i - 1].phase}")
+            node.op.dims([t.shape if t is not None else None for t in node.operands])
+            for tensor in node.inputs:
+                if tensor is not None and tensor.region in ("arena", "rows"):
+                    if tensor not in written:
+                        raise ValueError(f"{where}: {tensor} is read before it is written")
+            written.update(t for t in node.outputs if t is not None)
+            for tensor in node.operands:
+                if tensor is not None and tensor.region in ("parameters", "gradients"):
+                    if tensor.offset + math.prod(tensor.shape) > self.parameters:
+                        raise ValueError(f"{where}: {tensor} leaves the flat {tensor.region}")
+        gradients = {t for t in written if t.region == "gradients"}
+        if gradients and sum(math.prod(t.shape) for t in gradients) != self.parameters:
+            raise ValueError("the gradients written do not cover the parameters")
+        for result in self.sums:
+            if result.tensor not in written:
+                raise ValueError(f"{result.name} is summed but never written")
+        self._verify_memory()
+
+    def _verify_memory(self) -> None:
+        life, offsets = self.plan.life, self.plan.offsets
+        spans = {
+            t: (offsets[t], offsets[t] + tensor_bytes(t, self.plan.rows, self.dtype)) for t in life
+        }
+        tensors = list(life)
+        for a_index, a in enumerate(tensors):
+            if spans[a][1] > self.plan.arena_bytes:
+                raise ValueError(f"{a} leaves the arena")
+            for b in tensors[a_index + 1 :]:
+                if spans[a][0] >= spans[b][1] or spans[b][0] >= spans[a][1]:
+                    continue
+                first, second = sorted((a, b), key=lambda t: life[t][0])
+                if life[first][1] < life[second][0] or self._in_place(first, second):
+                    continue
+                raise ValueError(f"{first} and {second} are alive at once in the same memory")
+
+    def _in_place(self, old: Tensor, new: Tensor) -> bool:
+        """Whether ``new`` is allowed to replace ``old`` in the call where one ends."""
+        index = self.plan.life[new][0]
+        node = self.nodes[index]
+        names = {id(t): o.name for o, t in zip(node.op.operands, node.operands, strict=True)}
+        return (
+            self.plan.life[old][1] == index
+            and self.plan.offsets[old] == self.plan.offsets[new]
+            and node.op.in_place.get(names.get(id(new), "")) == names.get(id(old))
+        )

@@ -1,0 +1,61 @@
+"""How threads divide a step: by rows of the batch, within each op, or not at all.
+
+*shard*: each thread runs forward and backward on its rows with its own arena and its own gradients,
+which the update pass sums: two barriers a step, but the gradients are written and read once per
+thread. *split*: threads share each op, with a barrier after each. The estimate below needs to be
+right only about which of the three is best; where the gain is doubtful one thread does the work,
+for more threads must never be slower.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+#: What the estimate assumes of the machine, measured on cores with AVX-512; only ratios matter.
+FLOPS = 1e11  # of one thread, in the products of a training step
+BYTES = 1e10  # per second and thread, to and from memory beyond the caches
+BARRIER = 1.5e-6  # seconds for threads to meet
+LEAST_GAIN = 1.25  # over one thread, by the estimate
+
+
+@dataclass(frozen=True)
+class Split:
+    """``mode`` is ``one``, ``shard`` or ``split``; ``why`` is for people."""
+
+    mode: str
+    threads: int
+    why: str
+
+
+def available_threads() -> int:
+    """Processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
+
+
+def choose(
+    flops: float, parameters: int, calls: int, rows: int, itemsize: int, threads: int,
+    can_shard: bool = True, forced: bool = False,
+) -> Split:
+    """The best way to divide a step over up to ``threads`` threads.
+
+    ``flops`` and ``calls`` are those of forward and backward for ``rows`` rows; ``forced`` takes
+    all the threads that were asked for, by the better of the two ways.
+    """
+    if threads == 1:
+        return Split("one", 1, "one thread")
+    alone = flops / FLOPS
+    gradient_traffic = 2 * parameters * itemsize / BYTES
+    candidates = {"split": alone / threads + calls * BARRIER}
+    if can_shard and rows >= threads:
+        # Each thread's products are lower, which costs a little; gradients pass once per thread.
+        candidates["shard"] = alone / threads + 2 * BARRIER + gradient_traffic
+    mode = min(candidates, key=lambda m: candidates[m])
+    gain = alone / candidates[mode] if candidates[mode] else 1.0
+    if gain < LEAST_GAIN and not forced:
+        return Split("one", 1, f"one thread: {threads} would gain {gain:.2f}x by estimate")
+    ways = {"shard": "each with its rows of the batch", "split": "sharing each call"}
+    return Split(mode, threads, f"{threads} threads, {ways[mode]} (estimated gain {gain:.1f}x)")

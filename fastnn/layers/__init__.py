@@ -1,0 +1,15 @@
+"""Layers: configuration, and the ops they emit. Each also works under its name in ``fnn.layers``."""
+
+from .base import Input, Layer, Weight
+from .core import Activation, Dense, Dropout, Flatten, Rescaling
+
+__all__ = [
+    "Activation",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "Input",
+    "Layer",
+    "Rescaling",
+    "Weight",
+]

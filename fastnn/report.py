@@ -1,0 +1,162 @@
+"""Tables for people: layers, programs, profiles."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .compiler import Node, Program, Tensor
+from .data import Data
+from .network import Chain
+from .runtime import FINISHED, Order, Runner
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings, with notes below; ``print`` shows it, ``rows`` holds the values."""
+
+    headings: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        cells = [self.headings, *(tuple(_cell(v) for v in row) for row in self.rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.headings))]
+        numeric = [
+            all(isinstance(row[i], (int, float)) or row[i] is None for row in self.rows)
+            for i in range(len(widths))
+        ]
+        lines = [
+            "  ".join(
+                c.rjust(w) if right else c.ljust(w)
+                for c, w, right in zip(row, widths, numeric, strict=True)
+            ).rstrip()
+            for row in cells
+        ]
+        lines.insert(1, "  ".join("-" * w for w in widths))
+        return "\n".join([*lines, *self.notes])
+
+    __repr__ = __str__
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def describe_layers(chain: Chain) -> Table:
+    """The layers with their output shapes and numbers of weights."""
+    rows = []
+    for i, (layer, shape) in enumerate(zip(chain.layers, chain.shapes, strict=True)):
+        size = sum(p.size for p in chain.weights if p.layer == i)
+        rows.append((f"{layer.kind}_{i}", repr(layer), shape, size))
+    note = f"input {chain.input_shape}, {chain.size:,} parameters"
+    return Table(("name", "layer", "output shape", "parameters"), rows, [note])
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join("B" if n < 0 else str(n) for n in tensor.shape)
+
+
+def _operands(node: Node) -> str:
+    def side(tensors: Sequence[Tensor | None]) -> str:
+        return " ".join(_shape(t) for t in tensors if t is not None)
+
+    return f"{side(node.inputs)} -> {side(node.outputs)}".strip()
+
+
+def _call(node: Node) -> str:
+    function = node.attrs.get("function", "identity")
+    return node.op.name if function == "identity" else f"{node.op.name}[{function}]"
+
+
+def _notes(program: Program) -> list[str]:
+    memory = program.peak_bytes
+    parts = ", ".join(f"{name} {size:,}" for name, size in memory.items() if size)
+    return [
+        f"batch of {program.batch} rows, {program.flops():,.0f} FLOPs a step, {program.dtype}",
+        f"peak memory {sum(memory.values()):,} bytes: {parts}",
+        f"threads: {program.split.mode}; {program.split.why}",
+    ]
+
+
+def describe_program(runner: Runner) -> Table:
+    """Each call with its shape, FLOPs, bytes and kernel."""
+    program = runner.program
+    rows = []
+    for i, node in enumerate(program.nodes):
+        cost = program.cost(node, program.batch)
+        rows.append(
+            (i, node.phase, _call(node), _operands(node), int(cost.flops), cost.bytes, runner.name)
+        )
+    headings = ("#", "phase", "call", "shape", "FLOPs", "bytes", "kernel")
+    return Table(headings, rows, _notes(program))
+
+
+def profile_program(runner: Runner, data: Data, batch: int, seconds: float) -> Table:
+    """Run steps for a while and say where the time goes."""
+    from .machine import measure
+
+    program = runner.program
+    machine = measure()
+    per_epoch = -(-len(data) // batch)
+    order = Order(len(data))
+    times = np.zeros(len(program.nodes))
+    steps, wall, epochs = 0, 0.0, 1
+    while wall < seconds:
+        totals = np.zeros((epochs, len(program.sums)))
+        if steps == 0:  # the first epoch warms up
+            runner.run(data.feeds, totals, rows=len(data), batch=batch, last=per_epoch, order=order)
+        start = time.perf_counter()
+        status, done = runner.run(
+            data.feeds, totals, rows=len(data), batch=batch, last=epochs * per_epoch, order=order,
+            times=times, seconds=max(seconds - wall, 0.001),
+        )  # fmt: skip
+        wall += time.perf_counter() - start
+        steps += done
+        epochs = min(2 * epochs, 1 << 16) if status == FINISHED else epochs
+    return _profile_table(runner, machine, times / steps, wall / steps, steps)
+
+
+def _profile_table(
+    runner: Runner, machine: Machine, times: np.ndarray, wall: float, steps: int
+) -> Table:
+    program = runner.program
+    threads = program.split.threads
+    peak = machine.fma(program.dtype, threads)
+    bandwidth = machine.bandwidth(threads)
+    rows = []
+    for i, (node, spent) in enumerate(zip(program.nodes, times, strict=True)):
+        cost = program.cost(node, program.batch)
+        rate, traffic = cost.flops / spent / 1e9, cost.bytes / spent / 1e9
+        # The roofline's question: which of the two limits is this call closer to?
+        share, limit = max((rate / peak, "FMA"), (traffic / bandwidth, "bandwidth"))
+        rows.append(
+            (i, node.phase, _call(node), _operands(node), spent * 1e6, 100 * spent / wall, rate,
+             traffic, 100 * share, limit)
+        )  # fmt: skip
+    rest = wall - times.sum()
+    rows.append(
+        (None, "", "between calls", "", rest * 1e6, 100 * rest / wall, None, None, None, "")
+    )
+    total = program.flops() / wall / 1e9
+    headings = (
+        "#", "phase", "call", "shape", "us", "% of step", "GFLOP/s", "GB/s", "% of limit", "limit",
+    )  # fmt: skip
+    notes = [
+        f"{wall * 1e6:,.2f} us a step over {steps:,} steps, {total:,.1f} GFLOP/s, "
+        f"{100 * total / peak:.0f}% of the measured FMA peak of {peak:,.0f} GFLOP/s; "
+        f"bandwidth {bandwidth:.1f} GB/s ({threads} threads); kernels {runner.name}",
+        *_notes(program),
+    ]
+    return Table(headings, rows, notes)

@@ -1,0 +1,387 @@
+"""Running a program: one runner per backend, with the same interface.
+
+A runner owns the memory that a program's plan asks for, and runs any number of steps per call. The
+flat parameters and the optimizer's state belong to the model and are only referred to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from .compiler import Node, Program, Tensor
+from .compiler.plan import concrete
+from .kernels import aot, provider, ref
+from .kernels.aot import executor
+from .kernels.op import BATCH, Binding
+from .kernels.ref.random import shuffled
+
+Feeds = Mapping[str, np.ndarray]
+
+#: Seconds of one native call, so that Ctrl-C and the progress bar are served in time.
+SLICE = 0.05
+
+FINISHED, OUT_OF_TIME, NOT_FINITE = executor.FINISHED, executor.OUT_OF_TIME, executor.NOT_FINITE
+
+_CODES = {"uint8": 0, "float32": 1, "float64": 2}
+_TYPES = {"int32": np.dtype(np.int32), "double": np.dtype(np.float64)}
+
+#: Backends that a user can name. ``auto`` is ``cython``.
+BACKENDS = ("auto", "cython", "numpy")
+
+
+def aligned(n: int, dtype: str | np.dtype = "uint8") -> np.ndarray:
+    """An array of n zeros that starts on a cache line."""
+    size = n * np.dtype(dtype).itemsize
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype)
+
+
+@dataclass
+class State:
+    """What training changes: parameters, the optimizer's slots, and how far it has come."""
+
+    parameters: np.ndarray
+    slots: list[np.ndarray]
+    seed: int
+    updates: int = 0
+    epochs: int = 0
+
+
+@dataclass
+class Order:
+    """The order of the rows in the current epoch, with room to sort the next one."""
+
+    rows: int
+    order: np.ndarray = field(init=False)
+    keys: np.ndarray = field(init=False)
+    epoch: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.order = np.empty(2 * self.rows, np.int64)
+        self.keys = np.empty(2 * self.rows, np.uint32)
+        self.epoch = np.array([-1], np.int64)
+
+
+class Runner:
+    """What runners share; ``progress`` holds the next step, also when a run was interrupted."""
+
+    name: str
+    program: Program
+    state: State
+    progress: np.ndarray
+
+    def gradients(self) -> np.ndarray:
+        """The flat gradients of the last step (with several shards, of the first)."""
+        raise TypeError("a runner defines gradients()")
+
+    def run(
+        self,
+        feeds: Feeds,
+        totals: np.ndarray,
+        *,
+        rows: int,
+        batch: int,
+        first: int = 0,
+        last: int,
+        order: Order | None = None,
+        seconds: float = 1e9,
+        times: np.ndarray | None = None,
+        update: bool = True,
+    ) -> tuple[int, int]:
+        """Run steps ``first`` to ``last`` of batches of ``batch`` out of ``rows`` rows.
+
+        Sums are added to ``totals`` (epochs, sums) and seconds per call to ``times``. Without
+        ``update`` nothing is changed. Returns how the run ended (``FINISHED``, ``OUT_OF_TIME``,
+        ``NOT_FINITE``) and the next step, or the one whose loss is lost.
+        """
+        raise TypeError("a runner defines run()")
+
+    def run_all(self, feeds: Feeds, totals: np.ndarray, *, rows: int, batch: int) -> None:
+        """Run over all rows once, in slices that leave Python time to handle signals."""
+        steps = -(-rows // batch)
+        step = 0
+        while step < steps:
+            status, step = self.run(
+                feeds, totals, rows=rows, batch=batch, first=step, last=steps, seconds=SLICE
+            )
+            # A loss that is not finite is a result here: go on.
+            step += status == NOT_FINITE
+
+
+class NumpyRunner(Runner):
+    """Runs a program with the NumPy definitions: the oracle, and the honest baseline."""
+
+    name = "numpy"
+
+    def __init__(self, program: Program, state: State) -> None:
+        self.program, self.state = program, state
+        self._gradients = np.zeros(program.parameters, program.dtype)
+        self._arena = aligned(program.plan.arena_bytes)
+        self._results = aligned(program.plan.rows_bytes)
+        self._views: dict[int, dict[Tensor, np.ndarray]] = {}
+        self.progress = np.zeros(1, np.int64)
+
+    def _view(self, tensor: Tensor, rows: int) -> np.ndarray:
+        views = self._views.setdefault(rows, {})
+        if tensor not in views:
+            views[tensor] = self._make_view(tensor, concrete(tensor.shape, rows))
+        return views[tensor]
+
+    def _make_view(self, tensor: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+        dtype = _TYPES.get(tensor.type) or np.dtype(self.program.dtype)
+        count = int(np.prod(shape))
+        if tensor.region in ("arena", "rows"):
+            memory = self._arena if tensor.region == "arena" else self._results
+            start = self.program.plan.offsets[tensor]
+            return memory[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+        if tensor.region == "table":
+            return self.program.tables[tensor]
+        if tensor.region == "state":
+            return self.state.slots[tensor.offset]
+        flat = self._gradients if tensor.region == "gradients" else self.state.parameters
+        return flat[tensor.offset : tensor.offset + count].reshape(shape)
+
+    def execute(self, node: Node, feeds: Feeds, step: ref.Step, rows: int) -> None:
+        """Run one call."""
+        operands = [
+            None if t is None else feeds[t.name] if t.region == "feed" else self._view(t, rows)
+            for t in node.operands
+        ]
+        extra = {"step": step} if node.op.uses_step else {}
+        node.op.define(*operands, **node.attrs, **extra)
+
+    def results(self, node: Node, rows: int) -> list[np.ndarray]:
+        """What a call has written, outside the user's arrays."""
+        return [self._view(t, rows) for t in node.outputs if t is not None and t.region != "feed"]
+
+    def gradients(self) -> np.ndarray:
+        return self._gradients
+
+    def run(
+        self,
+        feeds: Feeds,
+        totals: np.ndarray,
+        *,
+        rows: int,
+        batch: int,
+        first: int = 0,
+        last: int,
+        order: Order | None = None,
+        seconds: float = 1e9,
+        times: np.ndarray | None = None,
+        update: bool = True,
+    ) -> tuple[int, int]:
+        deadline = perf_counter() + seconds
+        per_epoch = -(-rows // batch)
+        nodes, compute = self.program.nodes, self.program.compute
+        for s in range(first, last):
+            self.progress[0] = s
+            step = self._step(s, rows, batch, order)
+            with np.errstate(all="ignore"):
+                self._execute_all(0, nodes[:compute], feeds, step, times)
+                if not self._take_sums(totals, s // per_epoch, step.rows):
+                    return NOT_FINITE, s
+                if update:
+                    self._execute_all(compute, nodes[compute:], feeds, step, times)
+            self.progress[0] = s + 1
+            if s + 1 < last and perf_counter() >= deadline:
+                return OUT_OF_TIME, s + 1
+        self.progress[0] = last
+        return FINISHED, last
+
+    def _step(self, s: int, rows: int, batch: int, order: Order | None) -> ref.Step:
+        epoch, position = divmod(s, -(-rows // batch))
+        start = position * batch
+        step = ref.Step(
+            step=self.state.updates + s,
+            rows=min(batch, rows - start),
+            first=start,
+            seed=self.state.seed,
+        )
+        if order is not None:
+            number = self.state.epochs + epoch
+            if order.epoch[0] != number:
+                order.order[:rows] = shuffled(self.state.seed, number, rows)
+                order.epoch[0] = number
+            step.order = order.order
+        return step
+
+    def _execute_all(
+        self, first: int, nodes: Sequence[Node], feeds: Feeds, step: ref.Step,
+        times: np.ndarray | None,
+    ) -> None:
+        for i, node in enumerate(nodes, first):
+            began = perf_counter()
+            self.execute(node, feeds, step, step.rows)
+            if times is not None:
+                times[i] += perf_counter() - began
+
+    def first_not_finite(
+        self, feeds: Feeds, *, rows: int, batch: int, step: int, order: Order | None
+    ) -> str:
+        """Name of the first op of a step with a NaN or an infinity in its result."""
+        context = self._step(step, rows, batch, order)
+        with np.errstate(all="ignore"):
+            for i, node in enumerate(self.program.nodes[: self.program.compute]):
+                self.execute(node, feeds, context, context.rows)
+                for result in self.results(node, context.rows):
+                    if not np.isfinite(result).all():
+                        return f"call {i}, {node.op.name} ({', '.join(map(repr, node.inputs))})"
+        return "the loss"
+
+    def _take_sums(self, totals: np.ndarray, epoch: int, rows: int) -> bool:
+        finite = True
+        for i, result in enumerate(self.program.sums):
+            total = self._view(result.tensor, rows).sum()
+            totals[epoch, i] += total if result.per_row else total * rows
+            finite &= bool(np.isfinite(total)) or not result.is_loss
+        return finite
+
+
+class NativeRunner(Runner):
+    """Runs a program with compiled kernels: whole epochs in one call, without the GIL."""
+
+    def __init__(self, program: Program, state: State, kernels: provider.Provider) -> None:
+        self.program, self.state, self.provider = program, state, kernels
+        self.name = kernels.name
+        plan, split = program.plan, program.split
+        self._shards = split.threads if split.mode == "shard" else 1
+        self._item = np.dtype(program.dtype).itemsize
+        self._gradients = aligned(self._shards * program.parameters, program.dtype)
+        self._arenas = [aligned(plan.arena_bytes) for _ in range(self._shards)]
+        self._results = aligned(plan.rows_bytes)
+        self._scratch = [aligned(kernels.scratch_bytes) for _ in range(split.threads)]
+        self._steps = np.zeros(split.threads, executor.STEP)
+        self._steps["scratch"] = [s.ctypes.data for s in self._scratch]
+        self._sums = np.zeros(len(program.sums), executor.SUM)
+        for entry, result in zip(self._sums, program.sums, strict=True):
+            entry["values"] = self._results.ctypes.data + plan.offsets[result.tensor]
+            entry["count"] = -1 if result.per_row else result.tensor.shape[0]
+            entry["is_loss"] = result.is_loss
+        self._tables: dict[int, np.ndarray] = {}
+        self.progress = np.zeros(1, np.int64)
+
+    def gradients(self) -> np.ndarray:
+        return self._gradients[: self.program.parameters]
+
+    def _address(self, tensor: Tensor, shard: int, first_row: int) -> int:
+        flat = tensor.offset * self._item
+        match tensor.region:
+            case "arena":
+                return self._arenas[shard].ctypes.data + self.program.plan.offsets[tensor]
+            case "rows":
+                row = first_row * 8 if tensor.shape[0] == BATCH else 0
+                return self._results.ctypes.data + self.program.plan.offsets[tensor] + row
+            case "parameters":
+                return self.state.parameters.ctypes.data + flat
+            case "gradients":
+                shard_start = shard * self.program.parameters * self._item
+                return self._gradients.ctypes.data + shard_start + flat
+            case "state":
+                return self.state.slots[tensor.offset].ctypes.data
+            case "table":
+                return self.program.tables[tensor].ctypes.data
+        return 0  # a feed: filled in for each run
+
+    def table(self, rows: int) -> np.ndarray:
+        """The calls for a batch of ``rows`` rows, one line per thread."""
+        if rows not in self._tables:
+            threads = self.program.split.threads
+            table = np.zeros((threads, len(self.program.nodes)), executor.CALL)
+            for thread in range(threads):
+                shard = thread if self._shards > 1 else 0
+                first = rows * shard // self._shards
+                span = rows * (shard + 1) // self._shards - first
+                table[thread]["step"] = self._steps.ctypes.data + thread * self._steps.itemsize
+                for call, node in zip(table[thread], self.program.nodes, strict=True):
+                    self._bind(call, node, shard, first, span)
+            self._tables[rows] = table
+        return self._tables[rows]
+
+    def _bind(self, call: Any, node: Node, shard: int, first: int, rows: int) -> None:
+        op = node.op
+        call["kernel"] = self.provider.kernels[op.name]
+        call["shared"] = op.shared
+        for i, tensor in enumerate(node.operands):
+            if tensor is not None:
+                call["buffers"][i] = self._address(tensor, shard, first)
+        shapes = [concrete(t.shape, rows) if t is not None else None for t in node.operands]
+        binding = Binding(first_row=first, copies=self._shards)
+        sizes = op.sizes(op.dims(shapes), node.attrs, binding)
+        call["sizes"][: len(sizes)] = sizes
+        constants = op.constants(node.attrs)
+        call["constants"][: len(constants)] = constants
+        if op.formula is not None and node.attrs["function"] != "identity":
+            call["formulas"] = self.provider.formulas[op.formula, node.attrs["function"]]
+
+    def _feed(self, table: np.ndarray, feeds: Feeds) -> None:
+        """Point the calls that touch the user's arrays at these arrays."""
+        for i, node in enumerate(self.program.nodes):
+            for j, tensor in enumerate(node.operands):
+                if tensor is None or tensor.region != "feed":
+                    continue
+                array = feeds[tensor.name]
+                table["buffers"][:, i, j] = array.ctypes.data
+                table["sizes"][:, i, 3] = _CODES.get(array.dtype.name, 0)
+                table["sizes"][:, i, 4] = array.strides[0]
+                table["sizes"][:, i, 5] = array.strides[-1]
+
+    def run(
+        self,
+        feeds: Feeds,
+        totals: np.ndarray,
+        *,
+        rows: int,
+        batch: int,
+        first: int = 0,
+        last: int,
+        order: Order | None = None,
+        seconds: float = 1e9,
+        times: np.ndarray | None = None,
+        update: bool = True,
+    ) -> tuple[int, int]:
+        full = self.table(min(batch, rows))
+        partial = self.table(rows % batch or min(batch, rows))
+        for table in (full, partial):
+            self._feed(table, feeds)
+        return executor.run(
+            full,
+            partial,
+            self._steps,
+            self._sums,
+            totals,
+            compute=self.program.compute,
+            split=self.program.split.mode == "split",
+            rows=rows,
+            batch=batch,
+            first=first,
+            last=last,
+            updates=self.state.updates,
+            epochs=self.state.epochs,
+            seed=self.state.seed,
+            order=order.order if order else None,
+            keys=order.keys if order else None,
+            order_epoch=order.epoch if order else None,
+            seconds=seconds,
+            times=times,
+            update=update,
+            progress=self.progress,
+        )
+
+
+def make_runner(program: Program, state: State, backend: str) -> Runner:
+    """The runner of a backend, for one program over one model's state."""
+    if backend == "numpy":
+        return NumpyRunner(program, state)
+    return NativeRunner(program, state, provider.cython(program.dtype))
+
+
+def most_threads(backend: str) -> int:
+    """The most threads that a backend can use."""
+    return 1 if backend == "numpy" else aot.executor.most_threads

@@ -1,0 +1,216 @@
+"""The training loop around the native loop: slices, callbacks, interruption, lost losses.
+
+Native calls last at most ``SLICE`` seconds; a call goes on over as many epochs as it can unless something happens between epochs.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .callbacks import Callback, History
+from .data import Data
+from .runtime import NOT_FINITE, SLICE, NumpyRunner, Order, Runner, State
+
+if TYPE_CHECKING:
+    from .model import Model
+
+SNAPSHOT_EVERY = 1.0  # seconds between copies of good weights
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss became NaN or infinite. The model keeps the weights of the last finite loss.
+
+    Attributes
+    ----------
+    step
+        The step that failed, from 0 at the start of this ``fit``.
+    op
+        Name of the first op whose result was not finite.
+    """
+
+    def __init__(self, step: int, epoch: int, op: str) -> None:
+        super().__init__(
+            f"the loss is not finite at step {step} (epoch {epoch}); the first op with a NaN or an "
+            f"infinity in its result is {op}. The model keeps the weights of the last finite loss. "
+            "A smaller learning rate, or inputs scaled to about 1, usually help"
+        )
+        self.step = step
+        self.op = op
+
+
+@dataclass
+class _Snapshot:
+    """A copy of what training changes, from a step whose loss was finite."""
+
+    state: State
+    step: int = 0
+    taken: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.arrays = [a.copy() for a in (self.state.parameters, *self.state.slots)]
+
+    def take(self, step: int) -> None:
+        for mine, theirs in zip(self.arrays, (self.state.parameters, *self.state.slots), strict=True):
+            np.copyto(mine, theirs)
+        self.step, self.taken = step, time.monotonic()
+
+    def restore(self) -> None:
+        for mine, theirs in zip(self.arrays, (self.state.parameters, *self.state.slots), strict=True):
+            np.copyto(theirs, mine)
+
+
+class Progress:
+    """A progress bar (tqdm) over the steps, a line per epoch, or silence."""
+
+    def __init__(self, verbose: int | str, steps: int, epochs: int) -> None:
+        if verbose not in (0, 1, 2, "auto"):
+            raise ValueError(f"verbose: expected 0, 1, 2 or 'auto', got {verbose!r}")
+        if verbose == "auto":
+            verbose = int(sys.stderr.isatty())
+        self.epochs, self.lines, self.bar = epochs, verbose == 2, None
+        if verbose == 1:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=steps, unit="step", leave=True, dynamic_ncols=True)
+
+    def advance(self, steps: int) -> None:
+        if self.bar is not None:
+            self.bar.update(steps)
+
+    def epoch(self, epoch: int, logs: dict[str, float]) -> None:
+        if self.bar is not None:
+            self.bar.set_description(f"epoch {epoch + 1}/{self.epochs}", refresh=False)
+            self.bar.set_postfix({k: f"{v:.4g}" for k, v in logs.items()}, refresh=False)
+        if self.lines:
+            values = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
+            print(f"epoch {epoch + 1}/{self.epochs}  {values}")
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def summarise(runner: Runner, totals: np.ndarray, rows: int) -> dict[str, float]:
+    """Loss (with penalties) and metrics from sums over ``rows`` rows."""
+    logs: dict[str, float] = {"loss": 0.0}
+    for result, total in zip(runner.program.sums, totals, strict=True):
+        name = "loss" if result.is_loss else result.name
+        logs[name] = logs.get(name, 0.0) + float(total) / rows
+    return logs
+
+
+@dataclass
+class Loop:
+    """One call of ``fit``: from data, a runner and callbacks to a history."""
+
+    model: Model
+    runner: Runner
+    data: Data
+    batch: int
+    epochs: int
+    initial_epoch: int
+    shuffle: bool
+    callbacks: list[Callback]
+    validate: Callable[[], dict[str, float]] | None
+    progress: Progress
+    history: History
+    keep_snapshot: bool = True
+
+    def __post_init__(self) -> None:
+        self.state = self.runner.state
+        self.per_epoch = -(-len(self.data) // self.batch)
+        self.total = self.per_epoch * (self.epochs - self.initial_epoch)
+        self.order = Order(len(self.data)) if self.shuffle else None
+        self.totals = np.zeros((self.epochs - self.initial_epoch, len(self.runner.program.sums)))
+        self.step = 0
+        self.snapshot = _Snapshot(self.state) if self.keep_snapshot else None
+
+    def run(self) -> History:
+        """Train, and leave model and history in a sound state however it ends."""
+        self.model.stop_training = False
+        for callback in self.callbacks:
+            callback.on_train_begin(self.model)
+        try:
+            while self.step < self.total and not self.model.stop_training:
+                self._slice()
+        finally:
+            self.state.updates += self.step
+            self.state.epochs += self.step // self.per_epoch
+            self.progress.close()
+            for callback in self.callbacks:
+                callback.on_train_end(self.model)
+        return self.history
+
+    def _slice(self) -> None:
+        epoch = self.step // self.per_epoch
+        if self.callbacks and self.step == epoch * self.per_epoch:
+            for callback in self.callbacks:
+                callback.on_epoch_begin(self.model, epoch + self.initial_epoch)
+        between = self.callbacks or self.validate is not None
+        last = (epoch + 1) * self.per_epoch if between else self.total
+        self._take_snapshot()
+        before = self.step
+        try:
+            status, _ = self._run(before, last, self.totals)
+        finally:  # an interrupt may come up right after the native call
+            self.step = int(self.runner.progress[0])
+        if status == NOT_FINITE:
+            self._fail()
+        self.progress.advance(self.step - before)
+        for done in range(before // self.per_epoch, self.step // self.per_epoch):
+            self._end_epoch(done)
+
+    def _run(self, first: int, last: int, totals: np.ndarray, **options: Any) -> tuple[int, int]:
+        return self.runner.run(
+            self.data.feeds,
+            totals,
+            rows=len(self.data),
+            batch=self.batch,
+            first=first,
+            last=last,
+            order=self.order,
+            **({"seconds": SLICE} | options),
+        )
+
+    def _take_snapshot(self) -> None:
+        """Now and then, copy the weights once it is known that their loss is finite."""
+        if self.snapshot is None or time.monotonic() - self.snapshot.taken < SNAPSHOT_EVERY:
+            return
+        scratch = np.zeros_like(self.totals)
+        status, _ = self._run(self.step, self.step + 1, scratch, update=False)
+        if status != NOT_FINITE:
+            self.snapshot.take(self.step)
+
+    def _fail(self) -> None:
+        """Go back to the weights of the last finite loss, and say what happened."""
+        failed = self.step
+        op = self._culprit(failed)
+        if self.snapshot is not None:
+            self.snapshot.restore()
+            first, self.step = self.snapshot.step, max(self.snapshot.step, failed - 1)
+            if self.step > first:  # the same steps again: all that is random comes from counters
+                self._run(first, self.step, np.zeros_like(self.totals), seconds=1e9)
+        raise NonFiniteLoss(failed, failed // self.per_epoch + self.initial_epoch, op)
+
+    def _culprit(self, step: int) -> str:
+        """The first op whose result is not finite, found with the NumPy definitions."""
+        finder = NumpyRunner(self.runner.program.unsharded(), self.state)
+        return finder.first_not_finite(
+            self.data.feeds, rows=len(self.data), batch=self.batch, step=step, order=self.order
+        )
+
+    def _end_epoch(self, index: int) -> None:
+        logs = summarise(self.runner, self.totals[index], len(self.data))
+        if self.validate is not None:
+            logs |= {f"val_{name}": value for name, value in self.validate().items()}
+        epoch = index + self.initial_epoch
+        self.history.append(epoch, logs)
+        self.progress.epoch(epoch, logs)
+        for callback in self.callbacks:
+            callback.on_epoch_end(self.model, epoch, logs)

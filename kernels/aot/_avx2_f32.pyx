@@ -1,0 +1,2 @@
+# The kernels for avx2, f32: see core.pxi.
+include "core.pxi"

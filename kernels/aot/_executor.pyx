@@ -1,0 +1,300 @@
+"""The executor: one native call runs any number of training steps over a table of kernel calls.
+
+It knows kernels only as functions of ``abi.h``'s type, neither what they compute nor which compiler
+made them. Tables are built and checked in Python; nothing is allocated and nothing checked here.
+"""
+
+from libc.math cimport isfinite
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
+
+import numpy as np
+
+
+cdef extern from "abi.h" nogil:
+    ctypedef struct Step:
+        int64_t step
+        int64_t rows
+        int64_t first
+        const int64_t* order
+        uint64_t seed
+        double rate
+        void* scratch
+    ctypedef struct Call
+    ctypedef void (*Kernel)(const Call*, int, int) noexcept nogil
+    ctypedef struct Call:
+        Kernel kernel
+        Step* step
+        int64_t shared
+    int FASTNN_BUFFERS, FASTNN_FORMULAS, FASTNN_SIZES, FASTNN_CONSTANTS
+
+cdef extern from "team.h" nogil:
+    int FASTNN_THREADS
+    int TEAM_MOST
+    double team_now()
+    ctypedef void (*TeamWork)(void*, int) noexcept nogil
+    ctypedef struct Team:
+        pass
+    int team_run(Team* team, int threads, TeamWork work, void* shared)
+    void team_barrier(Team* team)
+    int cpu_level()
+    uint64_t flush_subnormals()
+    void restore_rounding(uint64_t before)
+
+cdef extern from "shuffle.h" nogil:
+    void shuffle_rows(uint64_t seed, uint32_t epoch, int64_t n, uint32_t* keys, int64_t* order,
+                      uint32_t* keys_scratch, int64_t* order_scratch)
+
+#: Layout of one call, of what changes from step to step, and of one sum that the executor takes.
+CALL = np.dtype([
+    ("kernel", np.uintp), ("step", np.uintp), ("buffers", np.uintp, FASTNN_BUFFERS),
+    ("formulas", np.uintp, FASTNN_FORMULAS), ("sizes", np.int64, FASTNN_SIZES),
+    ("constants", np.float64, FASTNN_CONSTANTS), ("shared", np.int64),
+])
+STEP = np.dtype([
+    ("step", np.int64), ("rows", np.int64), ("first", np.int64), ("order", np.uintp),
+    ("seed", np.uint64), ("rate", np.float64), ("scratch", np.uintp),
+])
+SUM = np.dtype([("values", np.uintp), ("count", np.int64), ("is_loss", np.int64)])
+assert CALL.itemsize == sizeof(Call) and STEP.itemsize == sizeof(Step)
+
+#: How a run ended.
+FINISHED, OUT_OF_TIME, NOT_FINITE = 0, 1, 2
+
+#: Whether this build has threads, the most it takes, and the processor's instruction set level.
+threaded = bool(FASTNN_THREADS)
+most_threads = TEAM_MOST if FASTNN_THREADS else 1
+ISA_LEVELS = ("baseline", "avx2", "avx512")
+cpu_isa = ISA_LEVELS[cpu_level()]
+
+
+ctypedef struct Sum:
+    const double* values
+    int64_t count       # -1: one per row of the batch; else that many, and weighted by the rows
+    int64_t is_loss     # must be finite
+
+
+ctypedef struct Job:
+    Team team
+    int threads
+    int split           # threads share every call; else each runs its own rows
+    const Call* tables[2]       # a whole batch's and the last, smaller one's: [thread][call]
+    int64_t calls, compute      # calls of one thread; how many of them come before the update
+    Step* steps
+    const Sum* sums
+    int64_t n_sums
+    int64_t rows, batch
+    int64_t first, last         # steps of this run, counted from the start of the first epoch
+    int64_t updates             # updates that came before step 0
+    int64_t epochs              # epochs that came before step 0
+    uint64_t seed
+    int64_t* order              # NULL: in the order of the data
+    int64_t* order_epoch
+    uint32_t* keys
+    double* totals              # [epoch][sum], from the epoch of step 0 on
+    double* times               # [call] seconds on thread 0, or NULL
+    double deadline
+    int64_t* progress           # the next step, for a caller that is interrupted
+    int update
+    int stop
+    int status
+
+
+cdef double fixed_order_sum(const double* values, int64_t n) noexcept nogil:
+    """Four interleaved sums: the same for any number of threads, and four times as fast as one."""
+    cdef double a = 0, b = 0, c = 0, d = 0
+    cdef int64_t i = 0
+    while i + 4 <= n:
+        a += values[i]
+        b += values[i + 1]
+        c += values[i + 2]
+        d += values[i + 3]
+        i += 4
+    while i < n:
+        a += values[i]
+        i += 1
+    return (a + b) + (c + d)
+
+
+cdef int take_sums(Job* job, int thread, int64_t rows, int64_t epoch) noexcept nogil:
+    """Add this step's sums to the epoch's on thread 0. All threads learn whether a loss is lost."""
+    cdef int64_t i
+    cdef double total
+    cdef int finite = 1
+    for i in range(job.n_sums):
+        if thread != 0 and not job.sums[i].is_loss:
+            continue
+        if job.sums[i].count < 0:
+            total = fixed_order_sum(job.sums[i].values, rows)
+        else:
+            total = fixed_order_sum(job.sums[i].values, job.sums[i].count) * <double>rows
+        if job.sums[i].is_loss and not isfinite(total):
+            finite = 0
+        if thread == 0:
+            job.totals[epoch * job.n_sums + i] += total
+    return finite
+
+
+cdef inline void execute(Job* job, const Call* call, int64_t index, int thread) noexcept nogil:
+    cdef double start
+    cdef int divided = job.split or call.shared
+    cdef int part = thread if divided else 0
+    cdef int parts = job.threads if divided else 1
+    if job.times == NULL or thread != 0:
+        call.kernel(call, part, parts)
+        return
+    start = team_now()
+    call.kernel(call, part, parts)
+    job.times[index] += team_now() - start
+
+
+cdef void work(void* shared, int thread) noexcept nogil:
+    # Averages of gradients that have ended decay through the subnormal numbers, where every
+    # operation takes a hundred times as long; they are zero for all that training can see.
+    cdef uint64_t before = flush_subnormals()
+    run_steps(<Job*>shared, thread)
+    restore_rounding(before)
+
+
+cdef void run_steps(Job* job, int thread) noexcept nogil:
+    cdef Step* step = job.steps + thread
+    cdef const Call* table
+    cdef int64_t per_epoch = (job.rows + job.batch - 1) // job.batch
+    cdef int64_t s, epoch, c
+    for s in range(job.first, job.last):
+        epoch = s // per_epoch
+        step.first = (s - epoch * per_epoch) * job.batch
+        step.rows = min(job.batch, job.rows - step.first)
+        step.step = job.updates + s
+        if job.order != NULL and (s == job.first or step.first == 0):
+            if thread == 0 and job.order_epoch[0] != job.epochs + epoch:
+                shuffle_rows(job.seed, <uint32_t>(job.epochs + epoch), job.rows, job.keys,
+                             job.order, job.keys + job.rows, job.order + job.rows)
+                job.order_epoch[0] = job.epochs + epoch
+            team_barrier(&job.team)
+        table = job.tables[step.rows != job.batch] + thread * job.calls
+        for c in range(job.compute):
+            execute(job, table + c, c, thread)
+            if job.split:
+                team_barrier(&job.team)
+        if not job.split:
+            team_barrier(&job.team)
+        if not take_sums(job, thread, step.rows, epoch):
+            if thread == 0:
+                job.status = 2
+            return
+        if job.update:
+            for c in range(job.compute, job.calls):
+                execute(job, table + c, c, thread)
+        if thread == 0:
+            job.progress[0] = s + 1
+            if s + 1 < job.last and team_now() >= job.deadline:
+                job.status = 1
+                job.stop = 1
+        team_barrier(&job.team)
+        if job.stop:
+            return
+
+
+def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, bint split,
+        int64_t rows, int64_t batch, int64_t first, int64_t last, int64_t updates=0,
+        int64_t epochs=0, uint64_t seed=0, int64_t[::1] order=None, uint32_t[::1] keys=None,
+        int64_t[::1] order_epoch=None, double seconds=1e9, double[::1] times=None,
+        bint update=True, int64_t[::1] progress=None):
+    """Run steps ``first`` to ``last`` and return ``(status, next step)``.
+
+    ``full`` and ``partial`` are CALL arrays of shape (threads, calls) for a whole and for the last
+    batch, ``steps`` a STEP array with one entry per thread, ``sums`` a SUM array. After ``seconds``
+    the run ends before its next step; without ``update`` only the first ``compute`` calls run.
+    ``progress`` holds the next step at any time. The GIL is released throughout.
+    """
+    cdef Job job
+    cdef int error
+    cdef uintptr_t address
+    assert full.dtype == CALL and steps.dtype == STEP and sums.dtype == SUM
+    assert full.shape == partial.shape and len(steps) == len(full) <= most_threads
+    assert compute <= full.shape[1] and totals.shape[1] == len(sums)
+    assert 0 <= first and last <= totals.shape[0] * ((rows + batch - 1) // batch) and batch > 0
+    job.threads = <int>len(steps)
+    job.split = split
+    address = full.ctypes.data
+    job.tables[0] = <const Call*>address
+    address = partial.ctypes.data
+    job.tables[1] = <const Call*>address
+    job.calls = full.shape[1]
+    job.compute = compute
+    address = steps.ctypes.data
+    job.steps = <Step*>address
+    address = sums.ctypes.data
+    job.sums = <const Sum*>address
+    job.n_sums = len(sums)
+    job.rows = rows
+    job.batch = batch
+    job.first = first
+    job.last = last
+    job.updates = updates
+    job.epochs = epochs
+    job.seed = seed
+    job.order = NULL
+    job.order_epoch = NULL
+    job.keys = NULL
+    if order is not None:
+        assert order.shape[0] >= 2 * rows and keys.shape[0] >= 2 * rows
+        job.order = &order[0]
+        job.keys = &keys[0]
+        job.order_epoch = &order_epoch[0]
+    steps["order"] = <uintptr_t>job.order
+    steps["seed"] = seed
+    job.totals = &totals[0, 0] if totals.shape[0] and totals.shape[1] else NULL
+    job.times = &times[0] if times is not None else NULL
+    if progress is None:
+        progress = np.zeros(1, np.int64)
+    progress[0] = first
+    job.progress = &progress[0]
+    job.update = update
+    job.stop = 0
+    job.status = 0
+    with nogil:
+        job.deadline = team_now() + seconds
+        error = team_run(&job.team, job.threads, work, &job)
+    if error:
+        raise OSError(error, f"could not start {job.threads} threads")
+    return job.status, progress[0]
+
+
+def shuffled(uint64_t seed, uint32_t epoch, int64_t n):
+    """The order of the rows in one epoch, int64 (n,)."""
+    cdef int64_t[::1] order = np.empty(2 * n, np.int64)
+    cdef uint32_t[::1] keys = np.empty(2 * n, np.uint32)
+    if n:
+        shuffle_rows(seed, epoch, n, &keys[0], &order[0], &keys[n], &order[n])
+    return np.asarray(order)[:n].copy()
+
+
+def call_kernel(call, int thread=0, int threads=1):
+    """Run one entry of a CALL array, for tests and benchmarks of single kernels."""
+    cdef uintptr_t address = call.ctypes.data
+    cdef const Call* c = <const Call*>address
+    assert call.dtype == CALL
+    with nogil:
+        c.kernel(c, thread, threads)
+
+
+def time_kernel(call, double seconds):
+    """Mean seconds of one entry of a CALL array, run again and again on one thread."""
+    cdef uintptr_t address = call.ctypes.data
+    cdef const Call* c = <const Call*>address
+    cdef double start, now
+    cdef int64_t runs = 0, i, batch = 1
+    assert call.dtype == CALL
+    with nogil:
+        c.kernel(c, 0, 1)
+        start = team_now()
+        while True:
+            for i in range(batch):
+                c.kernel(c, 0, 1)
+            runs += batch
+            now = team_now()
+            if now - start >= seconds:
+                break
+            batch = 2 * batch if now - start < seconds / 4 else 1 + runs // 8
+    return (now - start) / runs

@@ -1,0 +1,41 @@
+/* The one interface between the executor and every CPU kernel, whichever compiler made it.
+ *
+ * A kernel reads everything from its Call: pointers, sizes and constants that the compiler of
+ * models laid down and checked. It allocates nothing, checks nothing and touches no Python.
+ * `thread` of `threads` says which part of the work is the caller's; a kernel divides its own work.
+ */
+#ifndef FASTNN_ABI_H
+#define FASTNN_ABI_H
+
+#include <stdint.h>
+
+#define FASTNN_BUFFERS 8
+#define FASTNN_FORMULAS 2
+#define FASTNN_SIZES 8
+#define FASTNN_CONSTANTS 8
+
+/* What changes from step to step. Each thread has its own. */
+typedef struct {
+    int64_t step;           /* updates done before this one */
+    int64_t rows;           /* rows of the whole batch, over all threads */
+    int64_t first;          /* position of the batch in the epoch */
+    const int64_t *order;   /* row number at each position, or NULL for the identity */
+    uint64_t seed;
+    double rate;            /* learning rate, set by the schedule's call */
+    void *scratch;          /* this thread's, as large as the largest request of its calls */
+} Step;
+
+typedef struct Call Call;
+typedef void (*Kernel)(const Call *, int thread, int threads);
+
+struct Call {
+    Kernel kernel;
+    Step *step;
+    void *buffers[FASTNN_BUFFERS];      /* inputs, then outputs, in the op's order; NULL if absent */
+    void *formulas[FASTNN_FORMULAS];    /* compiled loops of a scalar formula and its companion */
+    int64_t sizes[FASTNN_SIZES];
+    double constants[FASTNN_CONSTANTS];
+    int64_t shared;     /* 1: threads divide this call even where each runs its own rows */
+};
+
+#endif

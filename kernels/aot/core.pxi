@@ -1,0 +1,158 @@
+# The kernels of one instruction set and one number type, compiled once for each pair: the includer's
+# build sets FASTNN_REAL and the target flags. Every kernel is a function of abi.h's type.
+
+from libc.math cimport cos as libc_cos, exp as libc_exp, log as libc_log, sqrt as libc_sqrt
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memcpy, memset
+
+cdef extern from "abi.h" nogil:
+    ctypedef struct Step:
+        int64_t step
+        int64_t rows
+        int64_t first
+        const int64_t* order
+        uint64_t seed
+        double rate
+        void* scratch
+    ctypedef struct Call:
+        Step* step
+        void** buffers
+        void** formulas
+        int64_t* sizes
+        double* constants
+
+cdef extern from "simd.h" nogil:
+    ctypedef float real
+    ctypedef struct vreal:
+        pass
+    int VLEN
+    vreal v_load(const real* p)
+    vreal v_load_n(const real* p, int n)
+    void v_store(real* p, vreal v)
+    real row_max(const real* p, int64_t n)
+    real row_sum(const real* p, int64_t n)
+    real row_dot(const real* p, const real* q, int64_t n)
+    void column_sums(const real* p, int64_t rows, int64_t n, int64_t ld, real* sums)
+    void transpose_rows(const real* p, int64_t ld, int n, int64_t k, real* to, int64_t ld_to)
+
+cdef extern from "tile.h" nogil:
+    int TILE_ROWS
+    int TILE_VECTORS
+    int TILE_COLUMNS
+    ctypedef struct TileShape:
+        int64_t k
+        int64_t lda
+        int64_t ldb
+        int64_t ldc
+        const real* bias
+        int accumulate
+    ctypedef void (*tile_fn)(const TileShape*, const real*, const real*, real*, int) noexcept nogil
+    tile_fn tile_for(int rows, int columns, int by_columns)
+
+cdef extern from "elementary.h" nogil:
+    real r_exp(real x)
+    real r_expm1(real x)
+    real r_log(real x)
+    real r_log1p(real x)
+    real r_tanh(real x)
+    real r_sqrt(real x)
+
+cdef extern from "philox.h" nogil:
+    void philox_words(uint64_t seed, uint32_t stream, uint32_t step, uint32_t row, uint32_t first,
+                      int64_t n, uint32_t* w0, uint32_t* w1, uint32_t* w2, uint32_t* w3)
+
+# The loops that scalars.pxi makes of the formulas.
+ctypedef void (*activation_loop)(real*, int64_t, const double*) noexcept nogil
+ctypedef void (*activation_grad_loop)(real*, const real*, const real*, int64_t,
+                                      const double*) noexcept nogil
+ctypedef void (*loss_loop)(const real*, const real*, real*, int64_t, const double*) noexcept nogil
+ctypedef void (*optimizer_loop)(real*, const real*, real**, int64_t, const double*) noexcept nogil
+ctypedef void (*per_step_function)(int64_t, double*) noexcept nogil
+ctypedef double (*schedule_function)(int64_t, const double*) noexcept nogil
+
+
+cdef inline int64_t blocks_of(int64_t n, int64_t size) noexcept nogil:
+    """How many blocks of a size cover n."""
+    return (n + size - 1) // size
+
+
+cdef inline int64_t share(int64_t n, int64_t unit, int thread, int threads) noexcept nogil:
+    """Where this thread's part of n begins, in whole units."""
+    cdef int64_t units = blocks_of(n, unit)
+    cdef int64_t start = units * thread // threads * unit
+    return start if start < n else n
+
+
+include "scalars.pxi"
+include "gemm.pxi"
+include "dense.pxi"
+include "pointwise.pxi"
+include "losses.pxi"
+include "rows.pxi"
+include "update.pxi"
+
+#: (kind, name) -> addresses of a formula's loop and of its companion's.
+formulas = formula_table()
+
+#: Op name -> address of its kernel.
+kernels = {
+    "accuracy": <uintptr_t>accuracy,
+    "activation": <uintptr_t>activation,
+    "activation_grad": <uintptr_t>activation_grad,
+    "add": <uintptr_t>add,
+    "cross_entropy": <uintptr_t>cross_entropy,
+    "dense": <uintptr_t>dense,
+    "dense_dw": <uintptr_t>dense_dw,
+    "dense_dx": <uintptr_t>dense_dx,
+    "dropout": <uintptr_t>dropout,
+    "gather": <uintptr_t>gather,
+    "gather_labels": <uintptr_t>gather_labels,
+    "l2_gradient": <uintptr_t>l2_gradient,
+    "l2_penalty": <uintptr_t>l2_penalty,
+    "pointwise_loss": <uintptr_t>pointwise_loss,
+    "rescale": <uintptr_t>rescale,
+    "schedule": <uintptr_t>schedule,
+    "softmax": <uintptr_t>softmax,
+    "softmax_cross_entropy": <uintptr_t>softmax_cross_entropy,
+    "softmax_grad": <uintptr_t>softmax_grad,
+    "store": <uintptr_t>store,
+    "update": <uintptr_t>update,
+}
+
+#: Bytes of scratch that a thread needs for the largest kernel.
+SCRATCH_BYTES = gemm_scratch() * sizeof(real)
+VECTOR_BYTES = VLEN * sizeof(real)
+
+
+cdef extern from "peak.h" nogil:
+    double peak_fma(int64_t iterations)
+
+
+def measure_fma(int64_t iterations):
+    """Floating-point operations per second of independent fused multiply-adds in registers."""
+    cdef double rate
+    with nogil:
+        rate = peak_fma(iterations)
+    return rate
+
+
+def elementary(str name, real[::1] x, real[::1] y):
+    """Apply one of our elementary functions to an array: for tests of their accuracy."""
+    cdef int64_t i, n = x.shape[0]
+    if name == "exp":
+        for i in range(n):
+            y[i] = r_exp(x[i])
+    elif name == "expm1":
+        for i in range(n):
+            y[i] = r_expm1(x[i])
+    elif name == "log":
+        for i in range(n):
+            y[i] = r_log(x[i])
+    elif name == "log1p":
+        for i in range(n):
+            y[i] = r_log1p(x[i])
+    elif name == "tanh":
+        for i in range(n):
+            y[i] = r_tanh(x[i])
+    else:
+        raise ValueError(f"name: no elementary function {name!r}")

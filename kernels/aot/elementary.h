@@ -1,0 +1,180 @@
+/* exp, expm1, log, log1p, tanh and sqrt without branches, so that loops round them vectorise.
+ *
+ * The C library's versions are called one number at a time and differ between systems in the last
+ * bits; these give every instruction set the same speed-up. Polynomials and rational functions are
+ * those of Cephes (Moshier, netlib.org/cephes), the reduction is x = n log 2 + r, |r| <= log(2) / 2.
+ * Largest error over the whole range, against correctly rounded values: 2 ulp for exp and log,
+ * 5 ulp for expm1, log1p and tanh. Subnormal results are exact to the same bound, NaN gives NaN,
+ * and infinities give their limits.
+ */
+#ifndef FASTNN_ELEMENTARY_H
+#define FASTNN_ELEMENTARY_H
+
+#include "simd.h"
+
+#if FASTNN_DOUBLE
+typedef int64_t bits_t;
+#define R(x) x
+#define MANTISSA_BITS 52
+#define EXPONENT_BIAS 1023
+#define ROUNDER 6755399441055744.0 /* 1.5 * 2^52: adding it rounds to an integer */
+#define LN2_HIGH 6.93145751953125e-1
+#define LN2_LOW 1.42860682030941723212e-6
+#define EXP_LOWEST (-746.0)
+#define EXP_HIGHEST 710.0
+#define SMALLEST_NORMAL 2.2250738585072014e-308
+#define LARGEST 1.7976931348623157e308
+#define SUBNORMAL_SCALE 18014398509481984.0 /* 2^54 */
+#define SUBNORMAL_SHIFT 54
+#else
+typedef int32_t bits_t;
+#define R(x) x##f
+#define MANTISSA_BITS 23
+#define EXPONENT_BIAS 127
+#define ROUNDER 12582912.0f /* 1.5 * 2^23 */
+#define LN2_HIGH 0.693359375f
+#define LN2_LOW (-2.12194440e-4f)
+#define EXP_LOWEST (-105.0f)
+#define EXP_HIGHEST 89.0f
+#define SMALLEST_NORMAL 1.17549435e-38f
+#define LARGEST 3.40282347e38f
+#define SUBNORMAL_SCALE 33554432.0f /* 2^25 */
+#define SUBNORMAL_SHIFT 25
+#endif
+
+FASTNN_INLINE bits_t bits_of(real x) {
+    bits_t i;
+    memcpy(&i, &x, sizeof i);
+    return i;
+}
+FASTNN_INLINE real real_of(bits_t i) {
+    real x;
+    memcpy(&x, &i, sizeof x);
+    return x;
+}
+FASTNN_INLINE real power_of_two(bits_t n) {
+    return real_of((n + EXPONENT_BIAS) << MANTISSA_BITS);
+}
+
+/* exp(r) - 1 for |r| <= log(2) / 2. */
+FASTNN_INLINE real expm1_reduced(real r) {
+#if FASTNN_DOUBLE
+    const double rr = r * r;
+    const double p = r * ((1.26177193074810590878e-4 * rr + 3.02994407707441961300e-2) * rr +
+                          9.99999999999999999910e-1);
+    const double q = ((3.00198505138664455042e-6 * rr + 2.52448340349684104192e-3) * rr +
+                      2.27265548208155028766e-1) * rr + 2.00000000000000000005e0;
+    return 2.0 * p / (q - p);
+#else
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    return p * (r * r) + r;
+#endif
+}
+
+/* x = n log 2 + r. */
+FASTNN_INLINE real reduce_exp(real x, bits_t *n) {
+    const real shifted = x * R(1.44269504088896340736) + ROUNDER;
+    const real whole = shifted - ROUNDER;
+    *n = bits_of(shifted) - bits_of(ROUNDER);
+    return (x - whole * LN2_HIGH) - whole * LN2_LOW;
+}
+
+FASTNN_INLINE real r_exp(real x) {
+    bits_t n;
+    x = x < EXP_LOWEST ? EXP_LOWEST : x;
+    x = x > EXP_HIGHEST ? EXP_HIGHEST : x;
+    const real r = reduce_exp(x, &n);
+    /* Two factors, for results below the smallest normal number and above half the largest. */
+    const bits_t half = n >> 1;
+    return (R(1.0) + expm1_reduced(r)) * power_of_two(half) * power_of_two(n - half);
+}
+
+FASTNN_INLINE real r_expm1(real x) {
+    bits_t n;
+    const real low = x < EXP_LOWEST / 2 ? EXP_LOWEST / 2 : x;
+    const real clipped = low > EXP_HIGHEST - 2 ? EXP_HIGHEST - 2 : low;
+    const real r = reduce_exp(clipped, &n);
+    const real scale = power_of_two(n);
+    const real near = scale * expm1_reduced(r) + (scale - R(1.0));
+    return x > EXP_HIGHEST - 2 ? r_exp(x) : near;
+}
+
+FASTNN_INLINE real r_log(real x) {
+    const real scaled = x < SMALLEST_NORMAL ? x * SUBNORMAL_SCALE : x;
+    bits_t i = bits_of(scaled);
+    /* m in [sqrt(1/2), sqrt(2)), x = 2^e m */
+    const bits_t root_half = bits_of(R(0.70710678118654752440));
+    const bits_t shifted = i - root_half;
+    bits_t exponent = shifted >> MANTISSA_BITS;
+    const real m = real_of(i - exponent * ((bits_t)1 << MANTISSA_BITS)) - R(1.0);
+    exponent = x < SMALLEST_NORMAL ? exponent - SUBNORMAL_SHIFT : exponent;
+    const real e = (real)exponent, mm = m * m;
+#if FASTNN_DOUBLE
+    double p = 1.01875663804580931796e-4;
+    p = p * m + 4.97494994976747001425e-1;
+    p = p * m + 4.70579119878881725854e0;
+    p = p * m + 1.44989225341610930846e1;
+    p = p * m + 1.79368678507819816313e1;
+    p = p * m + 7.70838733755885391666e0;
+    double q = m + 1.12873587189167450590e1;
+    q = q * m + 4.52279145837532221105e1;
+    q = q * m + 8.29875266912776603211e1;
+    q = q * m + 7.11544750618563894466e1;
+    q = q * m + 2.31251620126765340583e1;
+    double y = m * (mm * p / q);
+    y = y - e * 2.121944400546905827679e-4;
+    y = y - 0.5 * mm;
+    double result = m + y;
+    result = result + e * 0.693359375;
+#else
+    float p = 7.0376836292e-2f;
+    p = p * m - 1.1514610310e-1f;
+    p = p * m + 1.1676998740e-1f;
+    p = p * m - 1.2420140846e-1f;
+    p = p * m + 1.4249322787e-1f;
+    p = p * m - 1.6668057665e-1f;
+    p = p * m + 2.0000714765e-1f;
+    p = p * m - 2.4999993993e-1f;
+    p = p * m + 3.3333331174e-1f;
+    float y = m * mm * p;
+    y = y + LN2_LOW * e;
+    y = y - 0.5f * mm;
+    float result = m + y;
+    result = result + e * LN2_HIGH;
+#endif
+    result = x > LARGEST ? x : result;                      /* log(inf) = inf */
+    result = x == R(0.0) ? -__builtin_inff() : result;
+    result = x < R(0.0) ? __builtin_nanf("") : result;
+    return x == x ? result : x;
+}
+
+/* Kahan: log(u) x / (u - 1) with u = 1 + x rounded is accurate even where u - 1 is not x. */
+FASTNN_INLINE real r_log1p(real x) {
+    const real u = R(1.0) + x;
+    const real rest = u - R(1.0);
+    const real near = r_log(u) * (x / (rest == R(0.0) ? R(1.0) : rest));
+    const real result = rest == R(0.0) ? x : near;
+    return x > LARGEST ? x : (x == R(-1.0) ? -__builtin_inff() : result);
+}
+
+FASTNN_INLINE real r_tanh(real x) {
+    const real magnitude = x < R(0.0) ? -x : x;
+    const real e = r_expm1(R(-2.0) * magnitude);
+    const real t = -e / (e + R(2.0));
+    return x < R(0.0) ? -t : t;
+}
+
+FASTNN_INLINE real r_sqrt(real x) {
+#if FASTNN_DOUBLE
+    return __builtin_sqrt(x);
+#else
+    return __builtin_sqrtf(x);
+#endif
+}
+
+#endif

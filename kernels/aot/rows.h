@@ -1,0 +1,32 @@
+/* Conversion of one row of the user's numbers: a contiguous one vectorises, a strided one works. */
+#ifndef FASTNN_ROWS_H
+#define FASTNN_ROWS_H
+
+#include "simd.h"
+
+#define CONVERT(TYPE)                                                                              \
+    if (stride == (int64_t)sizeof(TYPE)) {                                                         \
+        const TYPE *from = (const TYPE *)source;                                                   \
+        for (int64_t i = 0; i < n; i++) to[i] = (real)from[i] * scale + offset;                    \
+    } else {                                                                                       \
+        for (int64_t i = 0; i < n; i++) {                                                          \
+            TYPE value;                                                                            \
+            memcpy(&value, source + i * stride, sizeof value);                                     \
+            to[i] = (real)value * scale + offset;                                                  \
+        }                                                                                          \
+    }
+
+/* Codes: 0 uint8, 1 float32, 2 float64. */
+FASTNN_INLINE void convert_row(int code, const char *source, int64_t stride, real *to, int64_t n,
+                               real scale, real offset) {
+    if (code == 0) {
+        CONVERT(uint8_t)
+    } else if (code == 1) {
+        CONVERT(float)
+    } else {
+        CONVERT(double)
+    }
+}
+#undef CONVERT
+
+#endif

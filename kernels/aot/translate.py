@@ -1,0 +1,216 @@
+"""Build time: ``kernels/scalars.py`` becomes ``scalars.pxi``, compiled loops round every formula.
+
+Each formula turns into an inline function of ``real`` numbers and a loop over it; the C compiler
+inlines and vectorises. The rewrite is small on purpose:
+
+* a literal ``1.0`` becomes ``<real>1.0``: in C it is a double and would carry every float32
+  expression over to float64, at half the speed and with other results;
+* ``exp(x)`` becomes ``r_exp(x)``, our own from ``elementary.h``;
+* locals are declared, and the values an update rule returns are written through pointers.
+
+Schedules and per-step constants are computed once a step, in double precision, with the C library.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import sys
+import textwrap
+import types
+from collections.abc import Iterable
+from pathlib import Path
+
+KERNELS = Path(__file__).resolve().parent.parent
+HEADER = "# Generated from kernels/scalars.py by kernels/aot/translate.py. Do not edit.\n"
+
+
+def load_formulas() -> dict:
+    """Formulas of ``scalars.py``, loaded without importing an installed or half-built fastnn."""
+    package = types.ModuleType("_fastnn_build_kernels")
+    package.__path__ = [str(KERNELS)]
+    sys.modules[package.__name__] = package
+    importlib.import_module(f"{package.__name__}.scalars")
+    return importlib.import_module(f"{package.__name__}.formula").FORMULAS
+
+
+class _Rewrite(ast.NodeTransformer):
+    """Literals and function names of one numeric type."""
+
+    def __init__(self, type_: str) -> None:
+        self.type = type_
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        if not isinstance(node.value, (int, float)) or isinstance(node.value, bool):
+            raise ValueError(f"formulas hold numbers only, not {node.value!r}")
+        return ast.Name(f"(<{self.type}>{float(node.value)!r})")
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        prefix = "r_" if self.type == "real" else "libc_"
+        node.func = ast.Name(prefix + ast.unparse(node.func))
+        return node
+
+
+def _function(name: str, function, type_: str, outputs: Iterable[str] = ()) -> str:
+    """One inline function; with ``outputs``, results are written through pointers instead."""
+    definition = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    assert isinstance(definition, ast.FunctionDef)
+    rewrite = _Rewrite(type_)
+    arguments = [argument.arg for argument in definition.args.args]
+    outputs = list(outputs)
+    lines = []
+    for statement in definition.body:
+        if isinstance(statement, ast.Expr):  # the docstring
+            continue
+        if isinstance(statement, ast.Assign):
+            (target,) = statement.targets
+            lines.append(f"cdef {type_} {ast.unparse(target)} = ")
+            lines[-1] += ast.unparse(rewrite.visit(statement.value))
+        elif isinstance(statement, ast.Return):
+            value = statement.value
+            if not outputs:
+                lines.append(f"return {ast.unparse(rewrite.visit(value))}")
+                continue
+            values = value.elts if isinstance(value, ast.Tuple) else [value]
+            # All are computed before any is stored: a rule may read what another output replaces.
+            for output, expression in zip(outputs, values, strict=True):
+                lines.append(
+                    f"cdef {type_} new_{output} = {ast.unparse(rewrite.visit(expression))}"
+                )
+            lines += [f"{output}[0] = new_{output}" for output in outputs]
+        else:
+            raise ValueError(f"{name}: formulas cannot use {ast.unparse(statement)!r}")
+    signature = [f"{type_} {a}" for a in arguments] + [f"{type_}* {o}" for o in outputs]
+    result = "void" if outputs else type_
+    body = textwrap.indent("\n".join(lines), "    ")
+    return f"cdef inline {result} {name}({', '.join(signature)}) noexcept nogil:\n{body}\n"
+
+
+def _parameters(formula, type_: str = "real", first: int = 0) -> tuple[str, list[str]]:
+    """Declarations that read the parameters from the array ``p``, and their names."""
+    names = [f"p_{name}" for name in formula.parameters]
+    lines = [f"    cdef {type_} {n} = <{type_}>p[{first + i}]\n" for i, n in enumerate(names)]
+    return "".join(lines), names
+
+
+def _call(name: str, *arguments: str) -> str:
+    return f"{name}({', '.join(arguments)})"
+
+
+def _activation(formula) -> str:
+    name = f"activation_{formula.name}"
+    derivative = formula.companions["derivative"]
+    declare, names = _parameters(formula)
+    x = "x[i]" if formula.derivative_reads("x") else "<real>0"
+    y = "y[i]" if formula.derivative_reads("y") else "<real>0"
+    return (
+        _function(f"f_{name}", formula.function, "real")
+        + _function(f"d_{name}", derivative, "real")
+        + f"cdef void {name}(real* y, int64_t n, const double* p) noexcept nogil:\n"
+        + f"    cdef int64_t i\n{declare}    for i in range(n):\n"
+        + f"        y[i] = {_call('f_' + name, 'y[i]', *names)}\n"
+        + f"cdef void {name}_grad(real* d, const real* x, const real* y, int64_t n,\n"
+        + f"                      const double* p) noexcept nogil:\n"
+        + f"    cdef int64_t i\n{declare}    for i in range(n):\n"
+        + f"        d[i] = d[i] * {_call('d_' + name, x, y, *names)}\n"
+    )
+
+
+def _loss(formula) -> str:
+    name = f"loss_{formula.name}"
+    declare, names = _parameters(formula)
+    text = (
+        _function(f"f_{name}", formula.function, "real")
+        + f"cdef void {name}(const real* y, const real* t, real* out, int64_t n,\n"
+        + f"                 const double* p) noexcept nogil:\n"
+        + f"    cdef int64_t i\n{declare}    for i in range(n):\n"
+        + f"        out[i] = {_call('f_' + name, 'y[i]', 't[i]', *names)}\n"
+    )
+    if "derivative" in formula.companions:
+        text += (
+            _function(f"d_{name}", formula.companions["derivative"], "real")
+            + f"cdef void {name}_grad(const real* y, const real* t, real* out, int64_t n,\n"
+            + f"                      const double* p) noexcept nogil:\n"
+            + f"    cdef int64_t i\n{declare}    for i in range(n):\n"
+            + f"        out[i] = {_call('d_' + name, 'y[i]', 't[i]', *names)}\n"
+        )
+    return text
+
+
+def _optimizer(formula) -> str:
+    """The rule's loop reads ``p`` as rate, parameters, per-step constants."""
+    name = f"optimizer_{formula.name}"
+    slots = [f"s_{slot}" for slot in formula.state]
+    numbers = ["rate", *formula.parameters, *formula.constants]
+    operands = ["w[i]", "g[i]", *(f"{s}[i]" for s in slots), *(f"p_{n}" for n in numbers)]
+    targets = ["w + i", *(f"{s} + i" for s in slots)]
+    text = (
+        _function(f"f_{name}", formula.function, "real", ["out_w", *(f"out_{s}" for s in slots)])
+        + f"cdef void {name}(real* w, const real* g, real** state, int64_t n,\n"
+        + f"                 const double* p) noexcept nogil:\n    cdef int64_t i\n"
+        + "".join(f"    cdef real* {s} = state[{i}]\n" for i, s in enumerate(slots))
+        + "".join(f"    cdef real p_{n} = <real>p[{i}]\n" for i, n in enumerate(numbers))
+        + "    for i in range(n):\n"
+        + f"        {_call('f_' + name, *operands, *targets)}\n"
+    )
+    first = 1 + len(formula.parameters)
+    text += f"cdef void {name}_per_step(int64_t step, double* p) noexcept nogil:\n"
+    if not formula.constants:
+        return text + "    pass\n"
+    outputs = [f"out_{c}" for c in formula.constants]
+    arguments = ["<double>step", *(f"p[{i}]" for i in range(1, first))]
+    targets = [f"p + {first + i}" for i in range(len(outputs))]
+    step = _function(f"f_{name}_per_step", formula.companions["per_step"], "double", outputs)
+    return step + text + f"    {_call(f'f_{name}_per_step', *arguments, *targets)}\n"
+
+
+def _schedule(formula) -> str:
+    name = f"schedule_{formula.name}"
+    declare, names = _parameters(formula, "double", first=1)
+    call = _call("f_" + name, "<double>step", "p[0]", *names)
+    return (
+        _function(f"f_{name}", formula.function, "double")
+        + f"cdef double {name}(int64_t step, const double* p) noexcept nogil:\n"
+        + f"{declare}    return {call}\n"
+    )
+
+
+_TRANSLATORS = {
+    "activation": _activation,
+    "loss": _loss,
+    "optimizer": _optimizer,
+    "schedule": _schedule,
+}
+#: The companion loop that goes with a formula's own, by kind.
+_COMPANIONS = {"activation": "_grad", "loss": "_grad", "optimizer": "_per_step", "schedule": None}
+
+
+def translate() -> str:
+    """The text of ``scalars.pxi``."""
+    formulas = load_formulas()
+    parts = [HEADER]
+    table = ["\ncdef dict formula_table():\n    return {\n"]
+    for kind, members in formulas.items():
+        for formula in members.values():
+            name = f"{kind}_{formula.name}"
+            parts.append(_TRANSLATORS[kind](formula))
+            companion = _COMPANIONS[kind]
+            if kind == "loss" and "derivative" not in formula.companions:
+                companion = None
+            second = f"<uintptr_t>{name}{companion}" if companion else "0"
+            table.append(f"        ({kind!r}, {formula.name!r}): (<uintptr_t>{name}, {second}),\n")
+    return "\n".join(parts) + "".join(table) + "    }\n"
+
+
+def write(path: Path | None = None) -> None:
+    """Write ``scalars.pxi``, leaving it alone when nothing changed so that builds stay warm."""
+    path = path or KERNELS / "aot" / "scalars.pxi"
+    text = translate()
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,128 @@
+"""Scalar formulas and their registry: one function, written once, for every backend.
+
+A formula is a plain Python function of numbers. The build turns it into a compiled loop; nothing
+here knows how. Each kind fixes what the first arguments mean; the arguments behind them are the
+formula's parameters, given by the user (a slope, a decay rate) and passed by position.
+
+=============  ==============================  =======================================
+kind           ``f``                           companions
+=============  ==============================  =======================================
+activation     ``f(x, *params)``               ``derivative(x, y, *params)``, y = f(x)
+loss           ``f(y, t, *params)``            ``derivative(y, t, *params)`` by y
+optimizer      ``f(w, g, *state, rate,         ``per_step(step, *params)``: further
+               *params, *per_step)``           numbers computed once a step, step = 1, 2, ...
+schedule       ``f(step, rate, *params)``      none; step = 0, 1, ...
+=============  ==============================  =======================================
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Function = Callable[..., object]
+
+
+@dataclass
+class Formula:
+    """One scalar formula with its companions and where it comes from.
+
+    ``state`` and ``constants`` are only an optimizer's: the names of its state slots, and of the
+    numbers that ``per_step`` computes. ``limits`` are the least values of parameters that have one,
+    ``domain`` the range of the first argument outside of which the formula is not meant.
+    """
+
+    kind: str
+    name: str
+    function: Function
+    source: str
+    state: tuple[str, ...] = ()
+    constants: tuple[str, ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
+    domain: tuple[float, float] = (-math.inf, math.inf)
+    companions: dict[str, Function] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the arguments that a user chooses, in order."""
+        names = tuple(inspect.signature(self.function).parameters)
+        operands = {"activation": 1, "loss": 2, "optimizer": 3 + len(self.state), "schedule": 2}
+        return names[operands[self.kind] : len(names) - len(self.constants)]
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """Default values of the parameters that have one."""
+        found = inspect.signature(self.function).parameters
+        values = {n: found[n].default for n in self.parameters}
+        return {n: float(v) for n, v in values.items() if v is not inspect.Parameter.empty}
+
+    @property
+    def doc(self) -> str:
+        """The formula in mathematical notation: the first line of the docstring."""
+        return (inspect.getdoc(self.function) or "").split("\n")[0]
+
+    def derivative(self, function: Function) -> Function:
+        """Register the derivative (decorator)."""
+        self.companions["derivative"] = function
+        return function
+
+    def per_step(self, function: Function) -> Function:
+        """Register what an optimizer computes once per step (decorator)."""
+        self.companions["per_step"] = function
+        return function
+
+    def derivative_reads(self, operand: str) -> bool:
+        """Whether the derivative uses this argument, ``x`` or ``y``: what must be kept for it."""
+        tree = ast.parse(textwrap.dedent(inspect.getsource(self.companions["derivative"])))
+        return any(isinstance(n, ast.Name) and n.id == operand for n in ast.walk(tree))
+
+
+#: kind -> name -> formula, in the order of definition.
+FORMULAS: dict[str, dict[str, Formula]] = {
+    "activation": {},
+    "loss": {},
+    "optimizer": {},
+    "schedule": {},
+}
+
+
+def _register(kind: str, source: str, **more: Any) -> Callable[[Function], Formula]:
+    def decorate(function: Function) -> Formula:
+        name = function.__name__.rstrip("_")  # tanh_ is tanh: the name is taken by math.tanh
+        if name in FORMULAS[kind]:
+            raise ValueError(f"{kind} {name!r} is defined twice")
+        FORMULAS[kind][name] = Formula(kind, name, function, source, **more)
+        return FORMULAS[kind][name]
+
+    return decorate
+
+
+def activation(
+    source: str, limits: Mapping[str, float] | None = None
+) -> Callable[[Function], Formula]:
+    """Register ``f(x, *params)``; add ``@f.derivative`` with arguments ``(x, y, *params)``."""
+    return _register("activation", source, limits=limits or {})
+
+
+def loss(
+    source: str, domain: tuple[float, float] = (-math.inf, math.inf)
+) -> Callable[[Function], Formula]:
+    """Register ``f(y, t, *params)``; add ``@f.derivative``, or leave it out for a metric."""
+    return _register("loss", source, domain=domain)
+
+
+def optimizer(
+    source: str, state: tuple[str, ...] = (), constants: tuple[str, ...] = ()
+) -> Callable[[Function], Formula]:
+    """Register an update rule that returns the new ``w`` followed by the new state."""
+    return _register("optimizer", source, state=state, constants=constants)
+
+
+def schedule(source: str) -> Callable[[Function], Formula]:
+    """Register ``f(step, rate, *params)``, the learning rate at step 0, 1, ..."""
+    return _register("schedule", source)

@@ -1,0 +1,58 @@
+"""The dense layer: forward, gradient by its input, gradient by its parameters."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..op import count, op
+from .formulas import REFERENCE
+
+
+def _dense_gradient(graph, node, dz):
+    x, w, b = node.inputs
+    dx = None
+    if graph.needs_gradient(x):
+        (dx,) = graph.emit("dense_dx", dz, w, None, function="identity", parameters=())
+    dw, db = graph.emit("dense_dw", x, dz, outputs=(True, b is not None))
+    return dx, dw, db
+
+
+@op(
+    "x[B,I] w[I,O] b?[O] -> y[B,O]",
+    formula="activation",
+    sizes=lambda d, attrs, binding: (d["B"], d["I"], d["O"]),
+    flops=lambda d: 2.0 * count(d, "B", "I", "O"),
+    gradient=_dense_gradient,
+)
+def dense(x, w, b, y, *, function, parameters):
+    """y = f(x w + b)"""
+    np.matmul(x, w, out=y)
+    if b is not None:
+        y += b
+    if function != "identity":
+        REFERENCE["activation"][function][0](y, y, *parameters)
+
+
+@op(
+    "dz[B,O] w[I,O] y?[B,I] -> dx[B,I]",
+    formula="activation",
+    sizes=lambda d, attrs, binding: (d["B"], d["I"], d["O"]),
+    flops=lambda d: 2.0 * count(d, "B", "I", "O"),
+)
+def dense_dx(dz, w, y, dx, *, function, parameters):
+    """dx = (dz w^T) f'(y), the derivative only where y is given"""
+    np.matmul(dz, w.T, out=dx)
+    if y is not None:
+        dx *= REFERENCE["activation"][function][1](None, y, *parameters)
+
+
+@op(
+    "x[B,I] dz[B,O] -> dw[I,O] db?[O]",
+    sizes=lambda d, attrs, binding: (d["B"], d["I"], d["O"]),
+    flops=lambda d: 2.0 * count(d, "B", "I", "O") + count(d, "B", "O"),
+)
+def dense_dw(x, dz, dw, db):
+    """dw = x^T dz, db = sum of dz over the batch"""
+    np.matmul(x.T, dz, out=dw)
+    if db is not None:
+        np.sum(dz, axis=0, out=db)
