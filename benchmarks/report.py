@@ -65,13 +65,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line(cells) for cells in (header, rule, *rows))
 
 
-def fma_peak() -> dict[int, float]:
-    """The measured float32 FMA rate in GFLOP/s by number of threads; empty if it cannot be had."""
-    try:
-        from fastnn import machine
-    except ImportError:
-        return {}
-    return {int(threads): float(rate) for threads, rate in machine.measure().fma_gflops.items()}
+def fma_peak(threads: Iterable[int]) -> dict[int, float]:
+    """The measured float32 FMA rate in GFLOP/s for each number of threads."""
+    from fastnn import machine
+
+    return {n: machine.measure().fma("float32", n) for n in threads}
 
 
 def fingerprint() -> dict[str, Any]:

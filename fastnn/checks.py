@@ -37,7 +37,8 @@ def number(
     above = value > low if open_low else value >= low
     below = value < high if open_high else value <= high
     if not (math.isfinite(value) and above and below):
-        left, right = "(" if open_low else "[", ")" if open_high else "]"
+        left = "(" if open_low or low == -math.inf else "["
+        right = ")" if open_high or high == math.inf else "]"
         raise ValueError(f"{name}: expected a number in {left}{low:g}, {high:g}{right}, got {value}")
     return value
 

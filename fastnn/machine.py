@@ -101,6 +101,29 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+#: Features that matter to number crunching, in the order in which processors got them.
+_FEATURES = (
+    "sse2", "ssse3", "sse4_1", "sse4_2", "avx", "f16c", "fma", "avx2", "avx512f", "avx512bw",
+    "avx512cd", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile",
+    "amx_bf16", "amx_int8",
+    "asimd", "asimdhp", "asimddp", "sve", "bf16", "i8mm", "sve2", "sme",
+)  # fmt: skip
+
+
+def cpu_features() -> list[str]:
+    """Vector features of the processor by the names that Linux has for them; empty elsewhere."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if name.strip() in ("flags", "Features"):  # x86 and Arm
+                    found = set(value.split())
+                    return [feature for feature in _FEATURES if feature in found]
+    except OSError:
+        pass
+    return []
+
+
 def blas_name() -> str:
     """The BLAS that NumPy uses (only the NumPy backend does)."""
     config = np.show_config(mode="dicts")
@@ -134,6 +157,7 @@ def info() -> dict[str, str]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "cpu": cpu_name(),
+        "features": " ".join(cpu_features()) or "unknown on this system",
         "isa": f"{aot.choose_isa()} (this processor runs {', '.join(aot.AVAILABLE)})",
         "threads": threads,
         "blas": f"{blas_name()} (NumPy's; the compiled kernels use none)",

@@ -42,6 +42,8 @@ class Model:
     def __init__(self, layers: Sequence[Layer], seed: int) -> None:
         self._layers = list(layers)
         self.seed = checks.positive_int("seed", seed, least=0)
+        if self.seed >= 1 << 64:
+            raise ValueError(f"seed: expected less than 2**64, got {seed}")
         self.history = History()
         self.stop_training = False
         self._chain: Chain | None = None

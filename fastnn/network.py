@@ -60,7 +60,7 @@ class Chain:
         """Initial parameters, flat; each array draws from a generator of its own."""
         flat = np.empty(self.size, dtype)
         for i, placed in enumerate(self.weights):
-            rng = np.random.Generator(np.random.Philox(key=[seed, i]))
+            rng = np.random.Generator(np.random.Philox(key=np.array([seed, i], np.uint64)))
             values = placed.weight.initializer.sample(placed.weight.shape, rng)
             flat[placed.offset : placed.offset + placed.size] = values.ravel()
         return flat

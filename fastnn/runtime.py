@@ -121,7 +121,7 @@ class NumpyRunner(Runner):
 
     def __init__(self, program: Program, state: State) -> None:
         self.program, self.state = program, state
-        self._gradients = np.zeros(program.parameters, program.dtype)
+        self._gradients = np.zeros(program.gradients, program.dtype)
         self._arena = aligned(program.plan.arena_bytes)
         self._results = aligned(program.plan.rows_bytes)
         self._views: dict[int, dict[Tensor, np.ndarray]] = {}
@@ -142,9 +142,11 @@ class NumpyRunner(Runner):
             return memory[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
         if tensor.region == "table":
             return self.program.tables[tensor]
-        if tensor.region == "state":
-            return self.state.slots[tensor.offset]
-        flat = self._gradients if tensor.region == "gradients" else self.state.parameters
+        flat = {
+            "gradients": self._gradients,
+            "parameters": self.state.parameters,
+            "state": self.state.slots[tensor.slot] if tensor.region == "state" else None,
+        }[tensor.region]
         return flat[tensor.offset : tensor.offset + count].reshape(shape)
 
     def execute(self, node: Node, feeds: Feeds, step: ref.Step, rows: int) -> None:
@@ -253,7 +255,7 @@ class NativeRunner(Runner):
         plan, split = program.plan, program.split
         self._shards = split.threads if split.mode == "shard" else 1
         self._item = np.dtype(program.dtype).itemsize
-        self._gradients = aligned(self._shards * program.parameters, program.dtype)
+        self._gradients = aligned(self._shards * program.gradients, program.dtype)
         self._arenas = [aligned(plan.arena_bytes) for _ in range(self._shards)]
         self._results = aligned(plan.rows_bytes)
         self._scratch = [aligned(kernels.scratch_bytes) for _ in range(split.threads)]
@@ -268,7 +270,7 @@ class NativeRunner(Runner):
         self.progress = np.zeros(1, np.int64)
 
     def gradients(self) -> np.ndarray:
-        return self._gradients[: self.program.parameters]
+        return self._gradients[: self.program.gradients]
 
     def _address(self, tensor: Tensor, shard: int, first_row: int) -> int:
         flat = tensor.offset * self._item
@@ -281,10 +283,10 @@ class NativeRunner(Runner):
             case "parameters":
                 return self.state.parameters.ctypes.data + flat
             case "gradients":
-                shard_start = shard * self.program.parameters * self._item
+                shard_start = shard * self.program.gradients * self._item
                 return self._gradients.ctypes.data + shard_start + flat
             case "state":
-                return self.state.slots[tensor.offset].ctypes.data
+                return self.state.slots[tensor.slot].ctypes.data + flat
             case "table":
                 return self.program.tables[tensor].ctypes.data
         return 0  # a feed: filled in for each run
@@ -306,6 +308,8 @@ class NativeRunner(Runner):
 
     def _bind(self, call: Any, node: Node, shard: int, first: int, rows: int) -> None:
         op = node.op
+        if op.shared:  # the threads divide one call among them: it is the same for all
+            shard, first = 0, 0
         call["kernel"] = self.provider.kernels[op.name]
         call["shared"] = op.shared
         for i, tensor in enumerate(node.operands):

@@ -158,13 +158,23 @@ class Loop:
         before = self.step
         try:
             status, _ = self._run(before, last, self.totals)
-        finally:  # an interrupt may come up right after the native call
+        except KeyboardInterrupt:  # what the native call has done before it counts
             self.step = int(self.runner.progress[0])
+            for done in self._finished(before):
+                self._record(done)
+            raise
+        self.step = int(self.runner.progress[0])
         if status == NOT_FINITE:
+            for done in self._finished(before):
+                self._record(done)
             self._fail()
         self.progress.advance(self.step - before)
-        for done in range(before // self.per_epoch, self.step // self.per_epoch):
+        for done in self._finished(before):
             self._end_epoch(done)
+
+    def _finished(self, before: int) -> range:
+        """Epochs that ended since step ``before``."""
+        return range(before // self.per_epoch, self.step // self.per_epoch)
 
     def _run(self, first: int, last: int, totals: np.ndarray, **options: Any) -> tuple[int, int]:
         return self.runner.run(
@@ -205,12 +215,15 @@ class Loop:
             self.data.feeds, rows=len(self.data), batch=self.batch, step=step, order=self.order
         )
 
+    def _record(self, index: int, **more: float) -> dict[str, float]:
+        logs = summarise(self.runner, self.totals[index], len(self.data)) | more
+        self.history.append(index + self.initial_epoch, logs)
+        return logs
+
     def _end_epoch(self, index: int) -> None:
-        logs = summarise(self.runner, self.totals[index], len(self.data))
-        if self.validate is not None:
-            logs |= {f"val_{name}": value for name, value in self.validate().items()}
+        held_out = self.validate() if self.validate is not None else {}
+        logs = self._record(index, **{f"val_{name}": value for name, value in held_out.items()})
         epoch = index + self.initial_epoch
-        self.history.append(epoch, logs)
         self.progress.epoch(epoch, logs)
         for callback in self.callbacks:
             callback.on_epoch_end(self.model, epoch, logs)

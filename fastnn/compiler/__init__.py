@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..kernels.op import BATCH
 from .autodiff import differentiate
-from .fuse import fuse, stabilise
+from .fuse import fuse, fuse_update, stabilise
 from .graph import Graph, Node, Sum, Tensor
 from .plan import item_size, plan
 from .program import Cost, Program
@@ -116,15 +116,19 @@ def build_graph(network: Network, purpose: Purpose) -> Graph:
 
 
 def _emit_update(graph: Graph, size: int, optimizer: Any) -> None:
-    with graph.during("update"):
-        rate = optimizer.learning_rate
+    rate = optimizer.learning_rate
+    with graph.during("gather"):  # before anything is updated
         graph.emit("schedule", function=rate.function, parameters=rate.parameters)
+        rule = {"function": optimizer.function, "parameters": optimizer.parameters}
+        graph.emit("prepare_update", **rule)
+    graph.nodes[:] = [*graph.nodes[-2:], *graph.nodes[:-2]]
+    with graph.during("update"):
         flat = Tensor("parameters", (size,), region="parameters")
         gradients = Tensor("gradients", (size,), region="gradients")
         segments = Tensor("segments", (1, 3), type="double", region="table")
         graph.tables[segments] = np.array([[0.0, size, 0.0]])
         states: list[Tensor | None] = [
-            Tensor(name, (size,), region="state", offset=i)
+            Tensor(name, (size,), region="state", slot=i)
             for i, name in enumerate(optimizer.state)
         ]
         states += [None] * (4 - len(states))
@@ -134,8 +138,7 @@ def _emit_update(graph: Graph, size: int, optimizer: Any) -> None:
             gradients,
             segments,
             *states,
-            function=optimizer.function,
-            parameters=optimizer.parameters,
+            **rule,
         )
 
 
@@ -156,14 +159,9 @@ def compile_program(
     giving each thread its own rows.
     """
     graph = fuse(build_graph(network, purpose))
-    nodes = graph.nodes
-    outline = Program(
-        purpose.kind, tuple(nodes), tuple(graph.sums), graph.tables,
-        plan(nodes, batch, batch, dtype), Split("one", 1, "one thread"), batch, dtype,
-        network.size, len(purpose.optimizer.state) if purpose.kind == "train" else 0,
-    )
+    outline = _program(graph, network, purpose, batch, dtype, Split("one", 1, "one thread"))
     split = choose(
-        sum(outline.cost(n, batch).flops for n in nodes if n.phase != "update"),
+        sum(outline.cost(n, batch).flops for n in graph.nodes if n.phase != "update"),
         network.size if purpose.kind == "train" else 0,
         outline.compute,
         batch,
@@ -174,6 +172,23 @@ def compile_program(
         forced=forced,
     )
     if split.mode != "shard":
-        return replace(outline, split=split)
-    most = -(-batch // split.threads)
-    return replace(outline, split=split, plan=plan(nodes, most, batch, dtype))
+        graph = fuse_update(graph, batch)
+    return _program(graph, network, purpose, batch, dtype, split)
+
+
+def _program(
+    graph: Graph, network: Network, purpose: Purpose, batch: int, dtype: str, split: Split
+) -> Program:
+    shards = split.threads if split.mode == "shard" else 1
+    return Program(
+        purpose=purpose.kind,
+        nodes=tuple(graph.nodes),
+        sums=tuple(graph.sums),
+        tables=graph.tables,
+        plan=plan(graph.nodes, -(-batch // shards), batch, dtype),
+        split=split,
+        batch=batch,
+        dtype=dtype,
+        parameters=network.size,
+        states=len(purpose.optimizer.state) if purpose.kind == "train" else 0,
+    )

@@ -160,6 +160,64 @@ def _insert(table: list[list[float]], weight: Tensor, factor: float) -> list[lis
     return result
 
 
+#: Rows of a batch up to which a weight gradient is finished in one pass over them.
+LARGEST_FUSED_BATCH = 512
+
+
+def fuse_update(graph: Graph, batch: int) -> Graph:
+    """A dense layer's parameters are updated as soon as their gradients are known.
+
+    Block by block, while the block is in the cache: the gradients are never stored, and with threads
+    that share calls each core keeps the weights that it updates. Not for shards, whose gradients must
+    be summed first. Weights change before the step is over, so this relies on the order that
+    differentiation gives: a layer's input gradient, which reads them, comes first.
+    """
+    update = next((n for n in graph.nodes if n.op.name == "update"), None)
+    if update is None or batch > LARGEST_FUSED_BATCH:
+        return graph
+    segments, states = update.inputs[2], update.inputs[3:]
+    assert segments is not None
+    table = graph.tables[segments].tolist()
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if node.op.name != "dense_dw":
+            nodes.append(node)
+            continue
+        dw, db = node.outputs
+        assert dw is not None
+        w = Tensor("w", dw.shape, region="parameters", offset=dw.offset)
+        b = db and Tensor("b", db.shape, region="parameters", offset=db.offset)
+        size = math.prod(dw.shape) + (math.prod(db.shape) if db else 0)
+        own = [
+            s and Tensor(s.name, (size,), region="state", offset=dw.offset, slot=s.slot)
+            for s in states
+        ]
+        decay = tuple(_factor(table, t.offset) if t else 0.0 for t in (dw, db))
+        table = _remove(table, dw.offset, dw.offset + size)
+        op = OPS["dense_update"]
+        attrs = update.attrs | {"decay": decay}
+        nodes.append(Node(op, (*node.inputs, w, b, *own), (), attrs, node.phase))
+    if not table:
+        return graph.with_nodes(n for n in nodes if n is not update)
+    new = Tensor(segments.name, (len(table), 3), type="double", region="table")
+    fused = graph.with_nodes(nodes)
+    fused.tables = {new: np.array(table)}
+    return fused.substitute({segments: new})
+
+
+def _factor(table: list[list[float]], offset: int) -> float:
+    return next(factor for start, stop, factor in table if start <= offset < stop)
+
+
+def _remove(table: list[list[float]], start: int, stop: int) -> list[list[float]]:
+    """The runs of a table without the parameters from start to stop."""
+    rest = []
+    for low, high, factor in table:
+        pieces = [[low, min(high, start), factor], [max(low, stop), high, factor]]
+        rest += [piece for piece in pieces if piece[0] < piece[1]]
+    return rest
+
+
 def eliminate_dead(graph: Graph) -> Graph:
     """Drop what nothing reads: outputs, and then the ops that have none left."""
     needed = set(graph.roots) | {s.tensor for s in graph.sums}

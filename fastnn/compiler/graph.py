@@ -21,8 +21,8 @@ PHASES = ("gather", "forward", "backward", "update")
 class Tensor:
     """A symbolic array. ``region`` says whose memory it lives in:
 
-    ``arena`` (planned, reused), ``parameters`` and ``gradients`` (flat vectors, at ``offset``
-    numbers from their start), ``state`` (an optimizer's flat vector number ``offset``), ``rows``
+    ``arena`` (planned, reused), ``parameters``, ``gradients`` and ``state`` (flat vectors, at
+    ``offset`` numbers from their start; ``slot`` tells the optimizer's states apart), ``rows``
     (results that the executor sums), ``feed`` (the user's array ``name``), ``table`` (constants).
     """
 
@@ -31,6 +31,7 @@ class Tensor:
     type: str = "real"
     region: str = "arena"
     offset: int = 0
+    slot: int = 0
 
     def __repr__(self) -> str:
         shape = "x".join("B" if n < 0 else str(n) for n in self.shape)

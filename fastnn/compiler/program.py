@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,8 +47,19 @@ class Program:
 
     @property
     def compute(self) -> int:
-        """Number of calls before the update."""
-        return sum(node.phase != "update" for node in self.nodes)
+        """Number of calls before the first that changes anything: there the loss is checked."""
+        changes = (i for i, node in enumerate(self.nodes) if node.op.writes)
+        return next(changes, len(self.nodes))
+
+    @property
+    def gradients(self) -> int:
+        """Size of the flat gradients: none where every one is used up as soon as it is known."""
+        stored = any(t is not None and t.region == "gradients" for t in self._operands)
+        return self.parameters if stored else 0
+
+    @property
+    def _operands(self) -> Iterator[Tensor | None]:
+        return (t for node in self.nodes for t in node.operands)
 
     @property
     def outputs(self) -> int:
@@ -84,11 +95,9 @@ class Program:
         """Memory by what it is for; known before the first step."""
         size = item_size("real", self.dtype)
         shards = self.split.threads if self.split.mode == "shard" else 1
-        trains = any(t is not None and t.region == "gradients" for n in self.nodes
-                     for t in n.operands)
         return {
             "parameters": self.parameters * size,
-            "gradients": self.parameters * size * shards * trains,
+            "gradients": self.gradients * size * shards,
             "optimizer state": self.parameters * size * self.states,
             "last good weights": self.parameters * size * (1 + self.states) * (
                 self.purpose == "train"
@@ -121,13 +130,30 @@ class Program:
                 if tensor is not None and tensor.region in ("parameters", "gradients"):
                     if tensor.offset + math.prod(tensor.shape) > self.parameters:
                         raise ValueError(f"{where}: {tensor} leaves the flat {tensor.region}")
-        gradients = {t for t in written if t.region == "gradients"}
-        if gradients and sum(math.prod(t.shape) for t in gradients) != self.parameters:
-            raise ValueError("the gradients written do not cover the parameters")
+        self._verify_updates(written)
         for result in self.sums:
             if result.tensor not in written:
                 raise ValueError(f"{result.name} is summed but never written")
         self._verify_memory()
+
+    def _verify_updates(self, written: set[Tensor]) -> None:
+        covered = sum(math.prod(t.shape) for t in written if t.region == "gradients")
+        changed: list[tuple[int, int]] = []
+        for i, node in enumerate(self.nodes):
+            names = {o.name: t for o, t in zip(node.op.operands, node.operands, strict=True)}
+            for name, tensor in names.items():
+                if tensor is None or tensor.region != "parameters":
+                    continue
+                span = (tensor.offset, tensor.offset + math.prod(tensor.shape))
+                if any(span[0] < stop and start < span[1] for start, stop in changed) and (
+                    node.op.name != "update"
+                ):
+                    raise ValueError(f"call {i} ({node.op.name}): {tensor} is already updated")
+                if name in node.op.writes and node.op.name != "update":
+                    changed.append(span)
+        covered += sum(stop - start for start, stop in changed)
+        if self.purpose in ("train", "gradients") and covered != self.parameters:
+            raise ValueError("the gradients written do not cover the parameters")
 
     def _verify_memory(self) -> None:
         life, offsets = self.plan.life, self.plan.offsets

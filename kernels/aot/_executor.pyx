@@ -18,6 +18,7 @@ cdef extern from "abi.h" nogil:
         const int64_t* order
         uint64_t seed
         double rate
+        double* rule
         void* scratch
     ctypedef struct Call
     ctypedef void (*Kernel)(const Call*, int, int) noexcept nogil
@@ -52,7 +53,7 @@ CALL = np.dtype([
 ])
 STEP = np.dtype([
     ("step", np.int64), ("rows", np.int64), ("first", np.int64), ("order", np.uintp),
-    ("seed", np.uint64), ("rate", np.float64), ("scratch", np.uintp),
+    ("seed", np.uint64), ("rate", np.float64), ("rule", np.float64, 16), ("scratch", np.uintp),
 ])
 SUM = np.dtype([("values", np.uintp), ("count", np.int64), ("is_loss", np.int64)])
 assert CALL.itemsize == sizeof(Call) and STEP.itemsize == sizeof(Step)
@@ -185,6 +186,8 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
         if job.update:
             for c in range(job.compute, job.calls):
                 execute(job, table + c, c, thread)
+                if job.split:
+                    team_barrier(&job.team)
         if thread == 0:
             job.progress[0] = s + 1
             if s + 1 < job.last and team_now() >= job.deadline:

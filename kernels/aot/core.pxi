@@ -13,6 +13,7 @@ cdef extern from "abi.h" nogil:
         const int64_t* order
         uint64_t seed
         double rate
+        double* rule
         void* scratch
     ctypedef struct Call:
         Step* step
@@ -29,11 +30,14 @@ cdef extern from "simd.h" nogil:
     vreal v_load(const real* p)
     vreal v_load_n(const real* p, int n)
     void v_store(real* p, vreal v)
+    void v_store_n(real* p, vreal v, int n)
+    void prefetch_l2(const real* p, int64_t n)
     real row_max(const real* p, int64_t n)
     real row_sum(const real* p, int64_t n)
     real row_dot(const real* p, const real* q, int64_t n)
     void column_sums(const real* p, int64_t rows, int64_t n, int64_t ld, real* sums)
-    void transpose_rows(const real* p, int64_t ld, int n, int64_t k, real* to, int64_t ld_to)
+    void transpose_rows(const real* p, int64_t ld, int n, int64_t k, real* to, int64_t ld_to,
+                        int exact)
 
 cdef extern from "tile.h" nogil:
     int TILE_ROWS
@@ -85,11 +89,12 @@ cdef inline int64_t share(int64_t n, int64_t unit, int thread, int threads) noex
 
 include "scalars.pxi"
 include "gemm.pxi"
+include "update.pxi"
 include "dense.pxi"
 include "pointwise.pxi"
+include "softmax.pxi"
 include "losses.pxi"
 include "rows.pxi"
-include "update.pxi"
 
 #: (kind, name) -> addresses of a formula's loop and of its companion's.
 formulas = formula_table()
@@ -104,12 +109,14 @@ kernels = {
     "dense": <uintptr_t>dense,
     "dense_dw": <uintptr_t>dense_dw,
     "dense_dx": <uintptr_t>dense_dx,
+    "dense_update": <uintptr_t>dense_update,
     "dropout": <uintptr_t>dropout,
     "gather": <uintptr_t>gather,
     "gather_labels": <uintptr_t>gather_labels,
     "l2_gradient": <uintptr_t>l2_gradient,
     "l2_penalty": <uintptr_t>l2_penalty,
     "pointwise_loss": <uintptr_t>pointwise_loss,
+    "prepare_update": <uintptr_t>prepare_update,
     "rescale": <uintptr_t>rescale,
     "schedule": <uintptr_t>schedule,
     "softmax": <uintptr_t>softmax,
@@ -154,5 +161,8 @@ def elementary(str name, real[::1] x, real[::1] y):
     elif name == "tanh":
         for i in range(n):
             y[i] = r_tanh(x[i])
+    elif name == "sqrt":
+        for i in range(n):
+            y[i] = r_sqrt(x[i])
     else:
         raise ValueError(f"name: no elementary function {name!r}")

@@ -80,3 +80,94 @@ cdef void dense_dw(const Call* call, int thread, int threads) noexcept nogil:
         j0 = share(units, VLEN, thread, threads)
         j1 = share(units, VLEN, thread + 1, threads)
         column_sums(dz + j0, p.k, j1 - j0, units, db + j0)
+
+
+cdef inline void prefetch_rule(const Rule* rule, int64_t top, int64_t bottom, int64_t units,
+                               int64_t column) noexcept nogil:
+    """Fetch what the rule will change under a tile while the tile is computed."""
+    cdef int64_t i
+    cdef int s
+    for i in range(top, bottom):
+        prefetch_l2(rule.w + i * units + column, TILE_COLUMNS)
+        for s in range(MAX_STATE):
+            if rule.state[s] != NULL:
+                prefetch_l2(rule.state[s] + i * units + column, TILE_COLUMNS)
+
+
+cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil:
+    """w, b and their state, updated by their gradients x^T dz and sum dz, which are never stored.
+
+    A few rows of the gradient at a time stay in the cache until the rule has run over them. Of the
+    batch there are at most K_BLOCK rows.
+    """
+    cdef int64_t batch = call.sizes[0], inputs = call.sizes[1], units = call.sizes[2]
+    cdef const real* x = <const real*>call.buffers[0]
+    cdef const real* dz = <const real*>call.buffers[1]
+    cdef real* b = <real*>call.buffers[3]
+    cdef real* packed = <real*>call.step.scratch
+    cdef real* left = packed + N_BLOCK * K_BLOCK
+    cdef real* gradient = left + TILE_ROWS * K_BLOCK
+    cdef int64_t i0 = 0, i1 = inputs, j0 = 0, j1 = units
+    cdef int64_t blocks, block, top, bottom, chunk, first, n, panel, i, j, k
+    cdef int width, large = inputs * units * <int64_t>sizeof(real) > PREFETCH_BYTES
+    cdef TileShape shape
+    cdef Rule rule
+    cdef Product p
+    make_rule(&rule, call, <real*>call.buffers[2], call.buffers + 4)
+    divide(inputs, units, thread, threads, &i0, &i1, &j0, &j1)
+    no_epilogue(&p)
+    p.a = x
+    p.lda = inputs
+    p.a_by_columns = 1
+    p.b = dz
+    p.ldb = units
+    p.b_transposed = 0
+    shape.k = batch
+    shape.ldb = units
+    shape.accumulate = 0
+    shape.bias = NULL
+    for chunk in range(blocks_of(j1 - j0, N_BLOCK)):
+        first = j0 + chunk * N_BLOCK
+        n = min(j1 - first, <int64_t>N_BLOCK)
+        # Rows of dz far apart fall into few cache sets: then the chunk is copied, panel by panel.
+        if n > PACK_COLUMNS:
+            shape.ldb = TILE_COLUMNS
+            for panel in range(blocks_of(n, TILE_COLUMNS)):
+                j = panel * TILE_COLUMNS
+                pack_b(&p, first + j, <int>min(n - j, <int64_t>TILE_COLUMNS), 0, batch,
+                       packed + j * batch)
+        shape.ldc = n
+        blocks = blocks_of(i1 - i0, TILE_ROWS)
+        for block in range(blocks):
+            top = i0 + (i1 - i0) * block // blocks
+            bottom = i0 + (i1 - i0) * (block + 1) // blocks
+            shape.lda = inputs
+            if n > PACK_COLUMNS:
+                shape.lda = bottom - top
+                pack_a(&p, top, bottom, 0, batch, left, 0)
+            for panel in range(blocks_of(n, TILE_COLUMNS)):
+                j = panel * TILE_COLUMNS
+                width = <int>min(n - j, <int64_t>TILE_COLUMNS)
+                if large:
+                    prefetch_rule(&rule, top, bottom, units, first + j)
+                tile_for(<int>(bottom - top), width, 1)(
+                    &shape, left if n > PACK_COLUMNS else x + top,
+                    packed + j * batch if n > PACK_COLUMNS else dz + first + j,
+                    gradient + j, width)
+            if n == units:  # whole rows of w: one contiguous run
+                apply_rule(&rule, top * units, gradient, (bottom - top) * n, call.constants[6])
+            else:
+                for i in range(top, bottom):
+                    apply_rule(&rule, i * units + first, gradient + (i - top) * n, n,
+                               call.constants[6])
+    if b == NULL or (i0 > 0 and j1 == units and j0 == 0):
+        return  # threads that share columns leave the bias to the first of them
+    k = b - rule.w  # the state of b follows that of w
+    rule.w = b
+    for i in range(MAX_STATE):
+        rule.state[i] += k
+    for chunk in range(blocks_of(j1 - j0, N_BLOCK)):
+        first = j0 + chunk * N_BLOCK
+        n = min(j1 - first, <int64_t>N_BLOCK)
+        column_sums(dz + first, batch, n, units, gradient)
+        apply_rule(&rule, first, gradient, n, call.constants[7])

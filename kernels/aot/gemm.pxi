@@ -15,6 +15,9 @@
 cdef enum:
     K_BLOCK = 512            # rows of a panel of B: 64 KiB in either type, it stays in the L2 cache
     M_BLOCK = 18 * 14        # rows of A packed at a time: half a MiB
+    N_BLOCK = 512            # columns of a weight array that are updated together
+    PACK_COLUMNS = 256       # of a weight array from which its update packs
+    PREFETCH_BYTES = 1 << 19 # of a weight array that does not stay in the cache with its state
     A_PADDING = 16           # keeps packed rows of A off a power-of-two stride
     A_PANELS = 8             # panels of B from which packing A pays
     DIRECT_BYTES = 1 << 19   # of B up to which nothing is packed
@@ -40,8 +43,9 @@ cdef struct Product:
 
 
 cdef int64_t gemm_scratch() noexcept nogil:
-    """Numbers of scratch that a thread needs: a panel of B and a block of A."""
-    return TILE_COLUMNS * K_BLOCK + M_BLOCK * (K_BLOCK + A_PADDING)
+    """Numbers of scratch that a thread needs: for a product, or for one with an update."""
+    return max(TILE_COLUMNS * K_BLOCK + M_BLOCK * (K_BLOCK + A_PADDING),
+               (N_BLOCK + TILE_ROWS) * K_BLOCK + N_BLOCK * TILE_ROWS)
 
 
 cdef inline void finish(const Product* p, int64_t i0, int64_t i1, int64_t j0,
@@ -90,9 +94,15 @@ cdef inline void pack_a(const Product* p, int64_t top, int64_t bottom, int64_t k
                         real* to, int64_t ld) noexcept nogil:
     """Rows top to bottom of A: by rows with stride ld, or by columns without gaps."""
     cdef int64_t i, rows = bottom - top
+    cdef int first = <int>min(rows, <int64_t>VLEN), rest = <int>rows - first
+    cdef const real* a = p.a + k0 * p.lda + top
     if p.a_by_columns:
         for i in range(k):
-            memcpy(to + i * rows, p.a + (k0 + i) * p.lda + top, rows * sizeof(real))
+            v_store_n(to, v_load_n(a, first), first)
+            if rest > 0:
+                v_store_n(to + VLEN, v_load_n(a + VLEN, rest), rest)
+            to += rows
+            a += p.lda
     else:
         for i in range(rows):
             memcpy(to + i * ld, p.a + (top + i) * p.lda + k0, k * sizeof(real))
@@ -107,7 +117,7 @@ cdef inline void pack_b(const Product* p, int64_t j, int width, int64_t k0, int6
         v = part * VLEN
         columns = min(VLEN, width - v)
         if p.b_transposed:
-            transpose_rows(p.b + (j + v) * p.ldb + k0, p.ldb, columns, k, to + v, TILE_COLUMNS)
+            transpose_rows(p.b + (j + v) * p.ldb + k0, p.ldb, columns, k, to + v, TILE_COLUMNS, 0)
         elif columns == VLEN:
             for i in range(k):
                 v_store(to + i * TILE_COLUMNS + v, v_load(p.b + (k0 + i) * p.ldb + j + v))
@@ -166,17 +176,29 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
                     finish(p, m0, m1, j, j + width)
 
 
-cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
-    """This thread's part of the product: columns of C where there are more, else rows."""
-    cdef int64_t i0 = 0, i1 = p.m, j0 = 0, j1 = p.n
-    if p.n >= p.m:
-        j0 = share(p.n, TILE_COLUMNS, thread, threads)
-        j1 = share(p.n, TILE_COLUMNS, thread + 1, threads)
+cdef inline void divide(int64_t m, int64_t n, int thread, int threads, int64_t* i0, int64_t* i1,
+                        int64_t* j0, int64_t* j1) noexcept nogil:
+    """A thread's rows i0 to i1 and columns j0 to j1 of an m x n result.
+
+    Columns where each thread gets some: then the thread that updates a column of a weight array is
+    the one that reads it in the next forward product, and it stays in that core's cache.
+    """
+    if m < threads * TILE_ROWS:
+        j0[0] = share(n, TILE_COLUMNS, thread, threads)
+        j1[0] = share(n, TILE_COLUMNS, thread + 1, threads)
     else:
-        i0 = share(p.m, 1, thread, threads)
-        i1 = share(p.m, 1, thread + 1, threads)
+        i0[0] = share(m, 1, thread, threads)
+        i1[0] = share(m, 1, thread + 1, threads)
+
+
+cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
+    """This thread's part of the product."""
+    cdef int64_t i0 = 0, i1 = p.m, j0 = 0, j1 = p.n
+    divide(p.m, p.n, thread, threads, &i0, &i1, &j0, &j1)
     if i0 >= i1 or j0 >= j1:
         return
+    if threads > 1 and not p.b_transposed:
+        prefetch_l2(p.b, p.k * p.n)
     if not p.b_transposed and (i1 - i0 <= 2 * TILE_ROWS
                                or p.k * (j1 - j0) * <int64_t>sizeof(real) <= DIRECT_BYTES):
         multiply_direct(p, i0, i1, j0, j1)

@@ -84,6 +84,10 @@ FASTNN_INLINE void v_store_n(real *p, vreal v, int n) {
 }
 #endif
 
+FASTNN_INLINE void prefetch_l2(const real *p, int64_t n) {
+    for (int64_t i = 0; i < n; i += 64 / (int64_t)sizeof(real)) __builtin_prefetch(p + i, 0, 2);
+}
+
 /* Lane-wise maximum. What it does with NaN differs between targets: do not rely on it. */
 FASTNN_INLINE vreal v_max(vreal a, vreal b) {
 #if defined(__AVX512F__) && FASTNN_DOUBLE
@@ -192,10 +196,11 @@ FASTNN_INLINE vreal v_high(vreal a, vreal b) { return PICK(1, 3); }
 #endif
 #undef PICK
 
-/* to[k * ld_to + j] = from[j * ld + k] for n <= VLEN rows j and all k; columns n..VLEN become 0.
+/* to[k * ld_to + j] = from[j * ld + k] for n <= VLEN rows j and all k. Whole vectors are written, the
+ * columns n to VLEN as zeros, unless `exact`: then nothing outside those n columns is touched.
  * log2(VLEN) rounds that interleave row j with row j + VLEN / 2 transpose a square block. */
 FASTNN_INLINE void transpose_rows(const real *from, int64_t ld, int n, int64_t k, real *to,
-                                  int64_t ld_to) {
+                                  int64_t ld_to, int exact) {
     for (int64_t k0 = 0; k0 < k; k0 += VLEN) {
         const int width = k - k0 < VLEN ? (int)(k - k0) : VLEN;
         vreal rows[VLEN], next[VLEN];
@@ -217,13 +222,13 @@ FASTNN_INLINE void transpose_rows(const real *from, int64_t ld, int n, int64_t k
 #pragma GCC unroll 16
             for (int j = 0; j < VLEN; j++) rows[j] = next[j];
         }
-        if (width == VLEN) {
 #pragma GCC unroll 16
-            for (int j = 0; j < VLEN; j++) v_store(to + (k0 + j) * ld_to, rows[j]);
-        } else {
-#pragma GCC unroll 16
-            for (int j = 0; j < VLEN; j++)
-                if (j < width) v_store(to + (k0 + j) * ld_to, rows[j]);
+        for (int j = 0; j < VLEN; j++) {
+            if (j >= width) break;
+            if (exact && n < VLEN)
+                v_store_n(to + (k0 + j) * ld_to, rows[j], n);
+            else
+                v_store(to + (k0 + j) * ld_to, rows[j]);
         }
     }
 }

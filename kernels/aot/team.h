@@ -8,6 +8,9 @@
 #ifndef FASTNN_TEAM_H
 #define FASTNN_TEAM_H
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* sched_setaffinity; Python.h defines it too */
+#endif
 #include <stdint.h>
 #include <time.h>
 
@@ -65,12 +68,37 @@ static inline void team_barrier(Team *team) {
 typedef struct {
     Team *team;
     int thread;
+    int from; /* the processor that thread 0 runs on */
     pthread_t handle;
 } TeamMember;
+
+/* Move the calling thread to the processor `places` after `from` among those it may use, and leave it
+ * free to move again. Linux starts a thread where its parent runs and may take many milliseconds to
+ * see that another processor is idle: two threads that wait for each other would share one. */
+static void team_spread(int from, int places) {
+#if defined(__linux__)
+    cpu_set_t allowed, one;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || from < 0) return;
+    if (CPU_COUNT(&allowed) < 2) return;
+    int cpu = from % CPU_SETSIZE;
+    while (places > 0) {
+        cpu = (cpu + 1) % CPU_SETSIZE;
+        if (CPU_ISSET(cpu, &allowed)) places--;
+    }
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    if (sched_setaffinity(0, sizeof one, &one) == 0)
+        sched_setaffinity(0, sizeof allowed, &allowed);
+#else
+    (void)from;
+    (void)places;
+#endif
+}
 
 static void *team_main(void *argument) {
     TeamMember *member = (TeamMember *)argument;
     int gate, spins = 0;
+    team_spread(member->from, member->thread);
     while ((gate = __atomic_load_n(&member->team->gate, __ATOMIC_ACQUIRE)) == 0) team_relax(&spins);
     if (gate == 1) member->team->work(member->team->shared, member->thread);
     return NULL;
@@ -91,6 +119,11 @@ static int team_run(Team *team, int threads, TeamWork work, void *shared) {
     for (; started < threads && !error; started++) {
         members[started].team = team;
         members[started].thread = started;
+#if defined(__linux__)
+        members[started].from = sched_getcpu();
+#else
+        members[started].from = -1;
+#endif
         error = pthread_create(&members[started].handle, NULL, team_main, &members[started]);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -35,39 +35,67 @@ cdef void l2_gradient(const Call* call, int thread, int threads) noexcept nogil:
         out[i] = dw[i] + factor * w[i]
 
 
+cdef void prepare_update(const Call* call, int thread, int threads) noexcept nogil:
+    """What the update rule needs at this step beside its arrays, computed once"""
+    cdef int i
+    call.step.rule[0] = call.step.rate
+    for i in range(8):
+        call.step.rule[1 + i] = call.constants[i]
+    (<per_step_function>call.formulas[1])(call.step.step + 1, call.step.rule)
+
+
+cdef struct Rule:
+    optimizer_loop loop
+    const double* numbers
+    real* w
+    real* state[MAX_STATE]
+
+
+cdef inline void make_rule(Rule* rule, const Call* call, real* w, void** state) noexcept nogil:
+    """The update rule of a call, for parameters from w on."""
+    cdef int i
+    rule.loop = <optimizer_loop>call.formulas[0]
+    rule.numbers = call.step.rule
+    rule.w = w
+    for i in range(MAX_STATE):
+        rule.state[i] = <real*>state[i]
+
+
+cdef inline void apply_rule(const Rule* rule, int64_t at, real* g, int64_t n,
+                            double decay) noexcept nogil:
+    """Run the rule over n parameters from position `at` on, with gradients g + decay w."""
+    cdef real* state[MAX_STATE]
+    cdef real* w = rule.w + at
+    cdef real factor = <real>decay
+    cdef int64_t i
+    for i in range(MAX_STATE):
+        state[i] = rule.state[i] + at
+    if decay != 0:
+        for i in range(n):
+            g[i] += factor * w[i]
+    rule.loop(w, g, state, n, rule.numbers)
+
+
 cdef void update(const Call* call, int thread, int threads) noexcept nogil:
     """w, state = rule(w, sum of the threads' gradients + l2 w, state) for this thread's range"""
-    cdef int64_t start = share(call.sizes[0], UPDATE_BLOCK, thread, threads)
-    cdef int64_t stop = share(call.sizes[0], UPDATE_BLOCK, thread + 1, threads)
+    cdef int64_t low = share(call.sizes[0], UPDATE_BLOCK, thread, threads)
+    cdef int64_t high = share(call.sizes[0], UPDATE_BLOCK, thread + 1, threads)
     cdef int64_t copies = call.sizes[1], stride = call.sizes[2], segments = call.sizes[3]
-    cdef int64_t copy, segment, block, n, i, s
-    cdef real* w = <real*>call.buffers[0]
+    cdef int64_t copy, segment, start, stop, n, i
     cdef const real* g = <const real*>call.buffers[1]
     cdef const double* table = <const double*>call.buffers[2]
-    cdef const real* gradient
     cdef real local[UPDATE_BLOCK]
-    cdef real* state[MAX_STATE]
-    cdef double numbers[16]
-    cdef real decay
-    for i in range(7):
-        numbers[1 + i] = call.constants[i]
-    numbers[0] = call.step.rate
-    (<per_step_function>call.formulas[1])(call.step.step + 1, numbers)
+    cdef Rule rule
+    make_rule(&rule, call, <real*>call.buffers[0], call.buffers + 3)
     # Segments are runs of parameters with the same penalty: start, stop, factor.
     for segment in range(segments):
-        decay = <real>table[3 * segment + 2]
-        block = max(start, <int64_t>table[3 * segment])
-        while block < min(stop, <int64_t>table[3 * segment + 1]):
-            n = min(<int64_t>UPDATE_BLOCK, min(stop, <int64_t>table[3 * segment + 1]) - block)
-            gradient = g + block
-            if copies > 1 or decay != 0:
+        start = max(low, <int64_t>table[3 * segment])
+        stop = min(high, <int64_t>table[3 * segment + 1])
+        while start < stop:
+            n = min(<int64_t>UPDATE_BLOCK, stop - start)
+            memcpy(local, g + start, n * sizeof(real))
+            for copy in range(1, copies):
                 for i in range(n):
-                    local[i] = g[block + i] + decay * w[block + i]
-                for copy in range(1, copies):
-                    for i in range(n):
-                        local[i] += g[copy * stride + block + i]
-                gradient = local
-            for s in range(MAX_STATE):
-                state[s] = <real*>call.buffers[3 + s] + block
-            (<optimizer_loop>call.formulas[0])(w + block, gradient, state, n, numbers)
-            block += n
+                    local[i] += g[copy * stride + start + i]
+            apply_rule(&rule, start, local, n, table[3 * segment + 2])
+            start += n

@@ -22,6 +22,11 @@ def schedule(*, function, parameters, step):
 
 
 
+@op("->", formula="optimizer", sizes=lambda d, attrs, binding: (), uses_step=True)
+def prepare_update(*, function, parameters, step):
+    """Numbers that the update rule needs at this step; the rules here compute their own"""
+
+
 @op(
     "w[...] -> parts[P]:double",
     sizes=lambda d, attrs, binding: (count(d, "..."),),

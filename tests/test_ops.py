@@ -1,0 +1,231 @@
+"""Every op, on every provider, level and number type, against its NumPy definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import op_cases
+import pytest
+from op_cases import CHECKS, Case, each_formula, each_kernels, each_op, named
+
+from fastnn.kernels.aot import executor
+from fastnn.kernels.formula import FORMULAS
+from fastnn.kernels.op import OPS, Binding
+from fastnn.kernels.ref import REFERENCE
+
+# ------------------------------------------------------------------ the registries agree
+
+
+@each_kernels
+def test_every_op_has_a_kernel_and_every_kernel_an_op(kernels):
+    assert set(kernels.provider.kernels) == set(OPS)
+    assert all(kernels.provider.kernels.values())
+
+
+@each_kernels
+def test_every_formula_is_compiled(kernels):
+    formulas = {(kind, name): f for kind, found in FORMULAS.items() for name, f in found.items()}
+    assert set(kernels.provider.formulas) == set(formulas)
+    for key, (loop, companion) in kernels.provider.formulas.items():
+        has_companion = key[0] == "optimizer" or "derivative" in formulas[key].companions
+        assert loop and bool(companion) == has_companion, key
+
+
+def test_every_formula_has_a_definition_and_a_docstring():
+    assert {k: set(v) for k, v in REFERENCE.items()} == {k: set(v) for k, v in FORMULAS.items()}
+    for formula in (f for found in FORMULAS.values() for f in found.values()):
+        assert formula.doc and formula.source, formula.name
+
+
+@each_op
+def test_calls_have_room_for_every_op(op):
+    for case in op_cases.cases(op, op_cases.KERNELS[0]):
+        for name, used in {
+            "buffers": op.operands,
+            "sizes": op.sizes(case.dims, case.attrs, Binding()),
+            "constants": op.constants(case.attrs),
+        }.items():
+            assert len(used) <= executor.CALL[name].shape[0], f"{case}: {name}"
+
+
+@each_kernels
+@each_op
+def test_the_cases_cover_the_op(kernels, op):
+    """Every formula with every choice of optional operands, and batches of no row and of one."""
+    found = op_cases.cases(op, kernels)
+    wanted = {(attrs.get("function"), absent) for attrs, absent in op_cases.variants(op)}
+    assert wanted and wanted == {(c.attrs.get("function"), c.absent) for c in found}
+    if "B" in found[0].dims:
+        assert {0, 1, kernels.vector + 1, 17} <= {c.dims["B"] for c in found}
+
+
+# ------------------------------------------------------------------ the kernels
+
+
+@each_kernels
+@each_op
+@pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__.removeprefix("check_"))
+def test_op(kernels, op, check):
+    for case in op_cases.cases(op, kernels):
+        with named(kernels, case):
+            check(kernels, case)
+
+
+# ------------------------------------------------------------------ NaN and infinity
+
+
+def _every_other(n: int, start: int) -> np.ndarray:
+    return np.arange(n) % 2 == start
+
+
+@each_kernels
+@each_formula("activation")
+@pytest.mark.parametrize("start", [0, 1])
+def test_nan_passes_through_activations(kernels, formula, start):
+    n = 2 * kernels.vector + 3  # whole vectors and a tail
+    bad = _every_other(n, start)
+    x = np.where(bad, np.nan, np.linspace(-3, 3, n))
+    given = op_cases.parameters(formula)
+    case = op_cases.pointwise_case(kernels, "activation", n, formula.name, given)
+    got, _ = op_cases.apply(kernels, case, x=x)
+    assert np.array_equal(np.isnan(got["y"]), bad)
+
+
+@each_kernels
+@each_formula("activation")
+def test_a_nan_gradient_passes_through_activations(kernels, formula):
+    if formula.name == "identity":
+        pytest.skip("the identity stands for no formula: nothing is emitted for it")
+    n = 2 * kernels.vector + 3
+    bad = _every_other(n, 1)
+    reads = [name for name in ("x", "y") if formula.derivative_reads(name)]
+    given = op_cases.parameters(formula)
+    case = op_cases.pointwise_case(kernels, "activation_grad", n, formula.name, given, *reads)
+    got, _ = op_cases.apply(kernels, case, dy=np.where(bad, np.nan, 1))
+    assert np.array_equal(np.isnan(got["dx"]), bad)
+
+
+@each_kernels
+@each_formula("loss")
+@pytest.mark.parametrize("operand", ["y", "targets"])
+@pytest.mark.parametrize("columns", [1, 5])
+def test_nan_arrives_in_losses(kernels, formula, operand, columns):
+    if "derivative" not in formula.companions:
+        pytest.skip("a metric, which nothing is detected by")
+    rows = 2 * kernels.vector + 3
+    given = op_cases.parameters(formula)
+    case = op_cases.pointwise_case(
+        kernels, "pointwise_loss", rows, formula.name, given, "targets", "dy"
+    )
+    case.dims["O"] = columns
+    bad = np.zeros((rows, columns), bool)
+    bad[::2, -1] = True
+    got, _ = op_cases.apply(kernels, case, **{operand: np.where(bad, np.nan, 0.25)})
+    assert np.array_equal(np.isnan(got["rows"]), bad.any(axis=1))
+    assert np.array_equal(np.isnan(got["dy"]), bad)
+
+
+@each_kernels
+@each_formula("activation")
+def test_activations_of_infinity_are_their_limits(kernels, formula):
+    x = np.tile([np.inf, -np.inf], kernels.vector + 1)
+    given = op_cases.parameters(formula)
+    case = op_cases.pointwise_case(kernels, "activation", len(x), formula.name, given)
+    got, want = op_cases.apply(kernels, case, x=x)
+    np.testing.assert_allclose(got["y"], want["y"], rtol=4 * np.finfo(kernels.dtype).eps)
+
+
+# ------------------------------------------------------------------ extreme values
+
+EXTREME = (0.0, 1e-30, 1e-6, 20.0, 50.0, 88.0, 100.0, 710.0, 1000.0, 1e30)
+
+
+@each_kernels
+@each_formula("activation")
+def test_activations_of_extreme_values(kernels, formula):
+    x = np.array([*EXTREME, *(-v for v in EXTREME)], kernels.dtype)
+    given = op_cases.parameters(formula)
+    case = op_cases.pointwise_case(kernels, "activation", len(x), formula.name, given)
+    got, _ = op_cases.apply(kernels, case, x=x)
+    exact = np.empty(len(x))
+    with np.errstate(all="ignore"):
+        REFERENCE["activation"][formula.name][0](x.astype(float), exact, *given)
+    assert np.isfinite(exact).all()
+    limits = np.finfo(kernels.dtype)
+    np.testing.assert_allclose(got["y"], exact, rtol=8 * limits.eps, atol=limits.tiny)
+
+
+def _loss_case(kernels, name: str, rows: int, columns: int, *present: str, **attrs) -> Case:
+    op = OPS[name]
+    absent = frozenset(o.name for o in op.operands if o.optional and o.name not in present)
+    # A seed that three divides: the whole batch has just these rows.
+    return Case(op, kernels.dtype, {"B": rows, "C": columns}, attrs, absent, seed=6)
+
+
+LOGITS = np.array([[1000.0, -1000.0], [-1000.0, 1000.0], [1000.0, 1000.0], [-1000.0, -1000.0]])
+PROBABILITIES = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [0.5, 0.5]])
+
+
+@each_kernels
+@pytest.mark.parametrize("present", [("labels",), ("targets",)], ids=lambda p: p[0])
+@pytest.mark.parametrize("padding", [0, 45])
+@pytest.mark.parametrize("gradient", [(), ("dz",)], ids=["rows", "rows-dz"])
+def test_cross_entropy_of_extreme_logits(kernels, present, padding, gradient):
+    """By hand: rows -log softmax(z) of the first class, gradient (softmax - one-hot) / rows."""
+    z = np.pad(LOGITS, ((0, 0), (0, padding)), constant_values=-2000.0)
+    one_hot = np.zeros(z.shape)
+    one_hot[:, 0] = 1
+    values = {"labels": np.zeros(len(z)), "targets": one_hot}
+    case = _loss_case(kernels, "softmax_cross_entropy", *z.shape, *present, *gradient)
+    got, _ = op_cases.apply(kernels, case, z=z, **{present[0]: values[present[0]]})
+    eps = np.finfo(kernels.dtype).eps
+    rows = [0, 2000, np.log(2), np.log(2)]
+    # The targets' sum multiplies the largest logit and is subtracted again: 1000 * eps are lost.
+    np.testing.assert_allclose(got["rows"], rows, rtol=4 * eps, atol=1000 * eps)
+    if gradient:
+        p = np.pad(PROBABILITIES, ((0, 0), (0, padding)))
+        np.testing.assert_allclose(got["dz"], (p - one_hot) / len(z), rtol=4 * eps, atol=eps)
+
+
+@each_kernels
+def test_softmax_of_extreme_logits(kernels):
+    case = Case(OPS["softmax"], kernels.dtype, {"B": 4, "C": 2}, {}, frozenset(), seed=6)
+    got, _ = op_cases.apply(kernels, case, x=LOGITS)
+    np.testing.assert_allclose(got["y"], PROBABILITIES, rtol=4 * np.finfo(kernels.dtype).eps)
+
+
+@each_kernels
+def test_sigmoid_cross_entropy_of_extreme_logits(kernels):
+    z, t = np.array([1000.0, 1000, -1000, -1000, 0]), np.array([1.0, 0, 1, 0, 1])
+    case = op_cases.pointwise_case(
+        kernels, "pointwise_loss", len(z), "sigmoid_cross_entropy", (), "targets", "dy"
+    )
+    case = op_cases.replace(case, seed=6)
+    got, _ = op_cases.apply(kernels, case, y=z[:, None], targets=t[:, None])
+    rtol = 4 * np.finfo(kernels.dtype).eps
+    np.testing.assert_allclose(got["rows"], [0, 1000, 1000, 0, np.log(2)], rtol=rtol)
+    np.testing.assert_allclose(got["dy"][:, 0] * len(z), [0, 1, -1, 0, -0.5], rtol=rtol)
+
+
+@each_kernels
+def test_binary_cross_entropy_of_certain_predictions(kernels):
+    """Clipped to [1e-7, 1 - 1e-7], in the kernel's own number type."""
+    p, t = np.array([0.0, 0, 1, 1]), np.array([0.0, 1, 0, 1])
+    case = op_cases.pointwise_case(
+        kernels, "pointwise_loss", len(p), "binary_cross_entropy", (), "targets", "dy"
+    )
+    got, _ = op_cases.apply(kernels, case, y=p[:, None], targets=t[:, None])
+    type_ = np.dtype(kernels.dtype).type
+    low, high = type_(1e-7), type_(1) - type_(1e-7)
+    want = [-np.log(type_(1) - low), -np.log(low), -np.log(type_(1) - high), -np.log(high)]
+    np.testing.assert_allclose(got["rows"], want, rtol=1e-6, atol=1e-13)
+    assert np.isfinite(got["dy"]).all()
+
+
+@each_kernels
+def test_cross_entropy_of_impossible_predictions(kernels):
+    case = _loss_case(kernels, "cross_entropy", 2, 3, "labels", "dp", floor=1e-7)
+    got, _ = op_cases.apply(
+        kernels, case, p=[[0.0, 0.5, 0.5], [0.0, 0.5, 0.5]], labels=np.array([0, 1])
+    )
+    np.testing.assert_allclose(got["rows"], -np.log([1e-7, 0.5]), rtol=1e-6)
+    np.testing.assert_allclose(got["dp"], [[-0.5e7, 0, 0], [0, -1, 0]], rtol=1e-6)

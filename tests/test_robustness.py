@@ -1,0 +1,754 @@
+"""What may go wrong around training: threads, forks, Ctrl-C, lost losses, and memory."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+from fastnn import runtime, training
+from fastnn.compiler.plan import ALIGNMENT
+
+L = fnn.layers
+SGD = fnn.optimizers.SGD
+BACKENDS = ("cython", "numpy")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+def classes(n=300, features=8, seed=0):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, n)
+    return (rng.normal(size=(3, features))[y] * 2 + rng.normal(size=(n, features))), y
+
+
+def classifier(seed=0, features=8, hidden=16, layers=(), **options):
+    model = fnn.Sequential(
+        [
+            fnn.Input(features),
+            L.Dense(hidden, "tanh"),
+            *layers,
+            L.Dropout(0.2),
+            L.Dense(3, "softmax"),
+        ],
+        seed=seed,
+    )
+    model.compile("cross_entropy", **options)
+    return model
+
+
+#: Options that make a small model's steps run in each of the ways there are.
+WAYS = {
+    "one thread": {"threads": 1},
+    "rows divided": {"threads": 2},
+    "calls shared": {"threads": 2, "deterministic": "any-threads"},
+    "numpy": {"backend": "numpy"},
+}
+ways = pytest.mark.parametrize("way", WAYS)
+
+
+def result(seed, way, epochs=5):
+    """Weights and history of a training, as a function of its arguments alone."""
+    X, y = classes(seed=seed)
+    model = classifier(seed, **WAYS[way])
+    history = model.fit(X, y, epochs=epochs, verbose=0)
+    return model.parameters.copy(), history.history["loss"]
+
+
+def assert_same(a, b):
+    np.testing.assert_array_equal(a[0], b[0])
+    assert list(a[1]) == list(b[1])
+
+
+def run_python(code, *, timeout=60, **environment):
+    """Run code in a process of its own and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+# ---- two trainings at once ----------------------------------------------------------------------
+
+
+@ways
+def test_models_train_at_once_in_python_threads(way):
+    alone = [result(seed, way, epochs=60) for seed in range(3)]
+    together, errors = [None] * 3, []
+    start = threading.Barrier(3)
+
+    def work(seed):
+        try:
+            start.wait()
+            together[seed] = result(seed, way, epochs=60)
+        except BaseException as error:
+            errors.append(error)
+
+    members = [threading.Thread(target=work, args=(seed,), daemon=True) for seed in range(3)]
+    for member in members:
+        member.start()
+    for member in members:
+        member.join(timeout=60)
+        assert not member.is_alive()
+    assert not errors
+    for a, b in zip(alone, together, strict=True):
+        assert_same(a, b)
+
+
+def test_a_model_predicts_while_another_trains():
+    X, y = classes()
+    fixed, moving = classifier(1), classifier(2)
+    expected = fixed.predict(X)
+    trainer = threading.Thread(
+        target=lambda: moving.fit(X, y, epochs=300, verbose=0), daemon=True
+    )
+    trainer.start()
+    for _ in range(50):
+        np.testing.assert_array_equal(fixed.predict(X), expected)
+    trainer.join(timeout=60)
+    assert not trainer.is_alive()
+
+
+# ---- forked children ----------------------------------------------------------------------------
+
+
+@contextmanager
+def forking_allowed():
+    """Python 3.12 warns of fork in a process with threads; those here have ended."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This process.*fork", DeprecationWarning)
+        yield
+
+
+def wait_for(pid, seconds=60):
+    """Exit code of a child; one that hangs is killed and fails the test."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    pytest.fail(f"the child did not end within {seconds} s")
+
+
+@forks
+@pytest.mark.parametrize("way", [w for w in WAYS if w != "numpy"])
+def test_a_forked_child_trains_after_its_parent_did(way, tmp_path):
+    expected = result(0, way)  # the parent has used its threads
+    path = tmp_path / "weights.npy"
+    with forking_allowed():
+        pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            np.save(path, result(0, way)[0])
+            code = 0
+        finally:
+            os._exit(code)
+    assert wait_for(pid) == 0
+    np.testing.assert_array_equal(np.load(path), expected[0])
+    assert_same(result(0, way), expected)  # and the parent goes on
+
+
+@forks
+def test_a_forked_child_goes_on_with_its_parents_model(tmp_path):
+    X, y = classes()
+    model, expected = (classifier(threads=2) for _ in range(2))
+    model.fit(X, y, epochs=2, verbose=0)
+    expected.fit(X, y, epochs=4, verbose=0)
+    before = model.parameters.copy()
+    with forking_allowed():
+        pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            model.fit(X, y, epochs=4, initial_epoch=2, verbose=0)
+            np.save(tmp_path / "weights.npy", model.parameters)
+            code = 0
+        finally:
+            os._exit(code)
+    assert wait_for(pid) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "weights.npy"), expected.parameters)
+    np.testing.assert_array_equal(model.parameters, before)
+
+
+@forks
+def test_a_pool_of_forked_workers():
+    """As joblib and scikit-learn's searches do it."""
+    jobs = [(seed, "rows divided", 3) for seed in range(6)]
+    expected = [result(*job) for job in jobs]
+    with forking_allowed(), multiprocessing.get_context("fork").Pool(2) as pool:
+        found = pool.starmap_async(result, jobs, chunksize=1).get(timeout=60)
+    for a, b in zip(found, expected, strict=True):
+        assert_same(a, b)
+
+
+# ---- Ctrl-C -------------------------------------------------------------------------------------
+
+INTERRUPTED = """
+import json, sys, time
+import numpy as np
+import fastnn as fnn
+
+way, n, hidden, batch = json.loads(sys.argv[1])
+rng = np.random.default_rng(0)
+X, y = rng.normal(size=(n, 8)).astype("float32"), rng.integers(0, 3, n)
+
+def make():
+    model = fnn.Sequential([fnn.Input(8), fnn.layers.Dense(hidden, "tanh"),
+                            fnn.layers.Dense(3, "softmax")])
+    model.compile("cross_entropy", fnn.optimizers.SGD(1e-3), **way)
+    return model
+
+model = make()
+model.fit(X[:batch], y[:batch], batch_size=batch, verbose=0)
+model = make()
+print("training", flush=True)
+try:
+    model.fit(X, y, epochs=1_000_000, batch_size=batch, verbose=0)
+except KeyboardInterrupt:
+    ended = time.monotonic()
+finished = model.history
+updates, epochs = model._state.updates, model._state.epochs
+weights = model.parameters.copy()
+usable = np.isfinite(model.predict(X[:100])).all() and model.evaluate(X, y)["loss"]
+model.fit(X, y, epochs=1, batch_size=batch, verbose=0)
+again = make()
+if finished.epoch:
+    same = again.fit(X, y, epochs=min(3, len(finished.epoch)), batch_size=batch, verbose=0)
+print(json.dumps({
+    "ended": ended,
+    "epochs": finished.epoch[-3:],
+    "number": len(finished.epoch),
+    "losses": finished.history.get("loss", [])[:3],
+    "same": same.history["loss"] if finished.epoch else [],
+    "finished": epochs,
+    "updates": updates,
+    "per_epoch": -(-n // batch),
+    "finite": bool(np.isfinite(weights).all()),
+    "usable": bool(usable),
+    "moved": bool((weights != make().parameters).any()),
+}))
+"""
+
+
+def interrupted(way, n, hidden=16, batch=32, after=0.4):
+    """What a training that gets SIGINT leaves behind, and how long it took to end."""
+    child = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", INTERRUPTED, json.dumps([way, n, hidden, batch])],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout.readline() == "training\n", child.stderr.read()
+        time.sleep(after)
+        sent = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        out, error = child.communicate(timeout=60)
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+    assert child.returncode == 0, error[-3000:]
+    left = json.loads(out)
+    left["latency"] = left["ended"] - sent  # the clock is the system's
+    print(f"Ctrl-C: {1e3 * left['latency']:.0f} ms, {left['updates']} steps")
+    return left
+
+
+@linux
+@ways
+@pytest.mark.parametrize("n", [200, 100_000], ids=["short epochs", "long epochs"])
+def test_ctrl_c_ends_training_and_keeps_model_and_history(way, n):
+    left = interrupted(WAYS[way], n)
+    assert left["latency"] < 5  # the aim is 0.1 s, printed above; a busy machine takes longer
+    assert left["finite"] and left["usable"] and left["moved"] and left["updates"] > 0
+    # Every epoch that was finished is in the history, no other, and with its loss.
+    assert left["number"] == left["finished"] == left["updates"] // left["per_epoch"]
+    assert left["epochs"] == list(range(left["number"]))[-3:]
+    assert left["losses"] == left["same"]
+
+
+def test_an_interrupted_training_is_a_shorter_training():
+    """An interrupt in a callback comes between two epochs, where it can be reproduced."""
+
+    class Interrupt(fnn.callbacks.Callback):
+        def on_epoch_end(self, model, epoch, logs):
+            if epoch == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    X, y = classes()
+    model, expected = classifier(), classifier()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y, epochs=100, callbacks=Interrupt(), verbose=0)
+    whole = expected.fit(X, y, epochs=3, verbose=0)
+    np.testing.assert_array_equal(model.parameters, expected.parameters)
+    assert model.history.history == whole.history
+    for m in (model, expected):
+        m.fit(X, y, initial_epoch=3, epochs=5, verbose=0)
+    np.testing.assert_array_equal(model.parameters, expected.parameters)
+
+
+# ---- a loss that is lost ------------------------------------------------------------------------
+
+
+def diverging(way, *, optimizer=None, uint8=False, seed=0):
+    """A regression that overflows after some steps, and its data."""
+    rng = np.random.default_rng(seed)
+    X = rng.integers(0, 255, (70, 5), dtype=np.uint8) if uint8 else rng.normal(size=(70, 5))
+    y = rng.normal(size=(70, 2))
+    model = fnn.Sequential([fnn.Input(5), L.Dense(6, "relu"), L.Dropout(0.2), L.Dense(2)])
+    model.compile("mean_squared_error", optimizer or SGD(1.5), **WAYS[way])
+    return model, X, y
+
+
+def replay(model, X, y, steps, batch=32):
+    """The first steps of a training without shuffling."""
+    starts = list(range(0, len(X), batch))
+    for i in range(steps):
+        a = starts[i % len(starts)]
+        model.train_on_batch(X[a : a + batch], y[a : a + batch])
+    return model.parameters
+
+
+def lost(model, X, y, **options):
+    """The error of a training whose loss gets lost."""
+    with pytest.raises(fnn.NonFiniteLoss) as caught:
+        model.fit(X, y, **({"epochs": 1000, "shuffle": False, "verbose": 0} | options))
+    error = caught.value
+    assert isinstance(error, FloatingPointError)
+    assert f"step {error.step} " in str(error) and error.op in str(error)
+    assert np.isfinite(model.parameters).all()
+    return error
+
+
+def close(a, b):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
+
+
+@ways
+@pytest.mark.parametrize("uint8", [False, True], ids=["", "uint8"])
+def test_the_weights_of_the_last_finite_loss_are_kept(way, uint8):
+    model, X, y = diverging(way, uint8=uint8)
+    error = lost(model, X, y)
+    assert error.step > 0 and "dense" in error.op
+    again, _, _ = diverging(way, uint8=uint8)
+    close(model.parameters, replay(again, X, y, error.step - 1))
+    # Those are weights whose loss is finite, and one update further it is not.
+    rows = slice(*[32 * ((error.step - 1) % 3), 32 * ((error.step - 1) % 3) + 32])
+    assert np.isfinite(again.loss_and_gradients(X[rows], y[rows])[0])
+    replay_one = again.train_on_batch(X[rows], y[rows])
+    assert np.isfinite(replay_one)
+    rows = slice(32 * (error.step % 3), 32 * (error.step % 3) + 32)
+    assert not np.isfinite(again.loss_and_gradients(X[rows], y[rows])[0])
+    # The model goes on from there.
+    model.compile("mean_squared_error", SGD(1e-20))
+    model.set_weights([0 * w for w in model.get_weights()])
+    model.fit(X, y, verbose=0)
+    assert np.isfinite(model.predict(X)).all()
+
+
+@ways
+def test_a_rate_that_is_absurd_is_lost_at_once(way):
+    model, X, y = diverging(way, optimizer=SGD(1e30))
+    before = model.parameters.copy()
+    error = lost(model, X, y)
+    assert error.step <= 2
+    if error.step <= 1:
+        np.testing.assert_array_equal(model.parameters, before)
+
+
+@ways
+def test_a_loss_that_is_lost_at_the_first_step_changes_nothing(way):
+    model, X, y = diverging(way)
+    model.get_weights()[2][...] = 3e38  # finite, but not what they give
+    before = model.parameters.copy()
+    error = lost(model, X, y)
+    assert error.step == 0
+    np.testing.assert_array_equal(model.parameters, before)
+    assert model.history.epoch == []
+
+
+@ways
+def test_epochs_before_the_lost_loss_stay_in_the_history(way):
+    model, X, y = diverging(way)
+    error = lost(model, X, y)
+    whole = error.step // 3  # 70 rows are 3 steps
+    assert whole >= 2
+    assert f"(epoch {whole})" in str(error)
+    assert model.history.epoch == list(range(whole))
+    again, _, _ = diverging(way)
+    history = again.fit(X, y, epochs=whole, shuffle=False, verbose=0)
+    assert model.history.history == history.history
+
+
+@pytest.mark.parametrize("way", ["one thread", "rows divided", "numpy"])
+def test_copies_of_good_weights_taken_on_the_way_change_nothing(way, monkeypatch):
+    """Long trainings take a copy each second and replay from there: here at every step."""
+    model, X, y = diverging(way)
+    error = lost(model, X, y, shuffle=True)
+    monkeypatch.setattr(training, "SNAPSHOT_EVERY", 0.0)
+    monkeypatch.setattr(training, "SLICE", 0.0)
+    other, _, _ = diverging(way)
+    again = lost(other, X, y, shuffle=True)
+    assert (again.step, again.op) == (error.step, error.op)
+    np.testing.assert_array_equal(other.parameters, model.parameters)
+    # And a training that goes well is the same with and without copies.
+    X, y = classes()
+    a = classifier(**WAYS[way])
+    a.fit(X, y, epochs=3, verbose=0)
+    monkeypatch.undo()
+    b = classifier(**WAYS[way])
+    b.fit(X, y, epochs=3, verbose=0)
+    np.testing.assert_array_equal(a.parameters, b.parameters)
+
+
+@pytest.mark.parametrize("name", fnn.optimizers.OPTIMIZERS)
+def test_no_rule_lets_a_lost_loss_into_weights_or_state(name):
+    """Lost in the second epoch by one huge target; trained on, all is as if it had not been."""
+    X, y = classes(n=96)
+    good, bad = np.eye(3)[y], np.eye(3)[y]
+    bad[5] = 1e38  # its square overflows float32
+    models = []
+    for _ in range(2):
+        model = fnn.Sequential([fnn.Input(8), L.Dense(3)])
+        model.compile("mean_squared_error", fnn.optimizers.OPTIMIZERS[name](0.01))
+        model.fit(X, good, verbose=0)
+        models.append(model)
+    before = models[0].parameters.copy()
+    error = lost(models[0], X, bad)
+    assert error.step == 0
+    np.testing.assert_array_equal(models[0].parameters, before)
+    for model in models:
+        model.train_on_batch(X, good)
+    np.testing.assert_array_equal(models[0].parameters, models[1].parameters)
+
+
+@ways
+def test_train_on_batch_leaves_the_weights_alone_when_the_loss_is_lost(way):
+    model, X, y = diverging(way)
+    y = np.full_like(y, 1e25)
+    before = model.parameters.copy()
+    for _ in range(2):
+        with pytest.raises(fnn.NonFiniteLoss) as caught:
+            model.train_on_batch(X, y)
+        assert caught.value.step == 0 and "loss" in caught.value.op
+        np.testing.assert_array_equal(model.parameters, before)
+    _, _, y = diverging(way)
+    untouched, _, _ = diverging(way)
+    assert model.train_on_batch(X, y) == untouched.train_on_batch(X, y)
+    np.testing.assert_array_equal(model.parameters, untouched.parameters)
+
+
+def test_the_op_that_is_named_is_the_first_with_a_bad_result():
+    X, y = np.full((4, 2), 1e20), np.zeros((4, 1))
+
+    def op(*layers, X=X, y=y):
+        model = fnn.Sequential([fnn.Input(2), *layers])
+        model.compile("mean_squared_error")
+        for w in model.get_weights():
+            w[...] = 1
+        with pytest.raises(fnn.NonFiniteLoss) as caught:
+            model.train_on_batch(X, y)
+        return caught.value.op
+
+    assert "pointwise_loss" in op(L.Dense(1))
+    assert "dense" in op(L.Rescaling(1e15), L.Dense(1)) and "x" in op(L.Dense(1))
+    assert "gather" in op(L.Rescaling(1e30), L.Dense(1))
+    assert "gather" in op(L.Dense(1), X=np.full((4, 2), 1e300))  # float64 beyond float32
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_evaluate_reports_what_it_finds(backend):
+    """NaN or infinity is an answer there, not an error."""
+    model, X, y = diverging("one thread" if backend == "cython" else "numpy")
+    model.get_weights()[2][...] = 3e38
+    assert not np.isfinite(model.evaluate(X, y)["loss"])
+    assert model.predict(X).shape == (70, 2)
+
+
+# ---- memory -------------------------------------------------------------------------------------
+
+
+def runner_and_data(way, n=256, batch=32, **options):
+    """A compiled training program and arrays to run it on."""
+    X, y = classes(n)
+    X = X.astype("float32")
+    model = classifier(**(WAYS[way] | options))
+    model.fit(X, y, batch_size=batch, verbose=0)
+    (runner,) = (r for r in model._runners.values() if r.program.purpose == "train")
+    feeds = {"x": X, "y": y.astype("int32")}
+    order = runtime.Order(n)
+    totals = np.zeros((10_000, len(runner.program.sums)))
+
+    def run(steps):
+        status, step = runner.run(feeds, totals, rows=n, batch=batch, last=steps, order=order)
+        assert (status, step) == (runtime.FINISHED, steps)
+
+    return run, runner, model
+
+
+class Mallinfo2(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def heap_bytes():
+    """Bytes in use that came from malloc."""
+    library = ctypes.CDLL(None)
+    library.mallinfo2.restype = Mallinfo2
+    info = library.mallinfo2()
+    return info.uordblks + info.hblkhd
+
+
+def page_faults(work):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    work()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+glibc = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or not hasattr(ctypes.CDLL(None), "mallinfo2"),
+    reason="needs mallinfo2 of glibc",
+)
+native_ways = pytest.mark.parametrize("way", [w for w in WAYS if w != "numpy"])
+
+
+@glibc
+@native_ways
+def test_the_heap_does_not_grow_with_the_number_of_steps(way):
+    run, _, model = runner_and_data(way)
+    run(100)
+    grown = []
+    for steps in (100, 10_000):
+        before = heap_bytes()
+        run(steps)
+        grown.append(heap_bytes() - before)
+    assert grown[1] <= grown[0] + 1024
+    assert np.isfinite(model.parameters).all()
+
+
+@linux
+@native_ways
+def test_no_page_is_touched_for_the_first_time_after_the_first_steps(way):
+    """Each fault is a page that a step asked for; the least of some runs, as others disturb."""
+    run, _, _ = runner_and_data(way)
+    run(10_000)
+    few = min(page_faults(lambda: run(100)) for _ in range(3))
+    many = min(page_faults(lambda: run(10_000)) for _ in range(3))
+    assert many <= few + 8
+
+
+COUNTER = r"""
+#include <stddef.h>
+void *__libc_malloc(size_t); void *__libc_calloc(size_t, size_t);
+void *__libc_realloc(void *, size_t); void *__libc_memalign(size_t, size_t);
+static long count;
+long allocations(void) { return __atomic_load_n(&count, __ATOMIC_RELAXED); }
+static void one(void) { __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED); }
+void *malloc(size_t n) { one(); return __libc_malloc(n); }
+void *calloc(size_t n, size_t m) { one(); return __libc_calloc(n, m); }
+void *realloc(void *p, size_t n) { one(); return __libc_realloc(p, n); }
+void *memalign(size_t a, size_t n) { one(); return __libc_memalign(a, n); }
+void *aligned_alloc(size_t a, size_t n) { one(); return __libc_memalign(a, n); }
+int posix_memalign(void **p, size_t a, size_t n) {
+    one(); return (*p = __libc_memalign(a, n)) ? 0 : 12;
+}
+"""
+
+COUNTED = """
+import ctypes, gc, sys
+sys.path.insert(0, {here!r})
+import test_robustness as t
+count = ctypes.CDLL(None).allocations
+count.restype = ctypes.c_long
+for way in t.WAYS:
+    if way == "numpy":
+        continue
+    run, _, _ = t.runner_and_data(way)
+    gc.disable()
+    found = []
+    for steps in (100, 100, 100, 10_000):
+        before = count()
+        run(steps)
+        found.append(count() - before)
+    print(*found[2:])
+"""
+
+
+@glibc
+def test_no_step_calls_malloc(tmp_path):
+    """Calls are counted by a library that is loaded before all others."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    source, library = tmp_path / "count.c", tmp_path / "count.so"
+    source.write_text(COUNTER)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-fno-builtin", "-o", library, source], check=True
+    )
+    here = str(Path(__file__).parent)
+    lines = run_python(COUNTED.format(here=here), LD_PRELOAD=str(library)).split("\n")[:-1]
+    assert len(lines) == len(WAYS) - 1
+    for line in lines:
+        few, many = map(int, line.split())
+        # A call of run() allocates in Python; only steps must not. Interning may add a few.
+        assert many <= few + 20
+
+
+@linux
+def test_repeated_trainings_need_no_more_memory():
+    X, y = classes(2000)
+    model = classifier(hidden=64)
+
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+
+    def work():
+        for _ in range(10):
+            model.fit(X, y, validation_split=0.1, verbose=0)
+            model.evaluate(X, y)
+            model.predict(X)
+            model.train_on_batch(X, y)
+
+    work()
+    before = resident()
+    for _ in range(3):
+        work()
+    assert resident() - before < 2 << 20
+
+
+def test_batch_sizes_that_keep_changing_do_not_fill_the_memory():
+    X, y = classes(300)
+    model = classifier()
+    for n in range(1, 100):
+        model.train_on_batch(X[:n], y[:n])
+    assert len(model._runners) <= 32
+
+
+def arrays_of(runner):
+    """Every array that a runner holds, in lists too."""
+    held = [v for v in vars(runner).values() if isinstance(v, (np.ndarray, list))]
+    arrays = [a for v in held for a in (v if isinstance(v, list) else [v])]
+    assert all(isinstance(a, np.ndarray) for a in arrays)
+    return arrays
+
+
+@pytest.mark.parametrize("hidden", [16, 300])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@ways
+def test_peak_memory_is_as_planned(way, optimizer, hidden):
+    """What the plan says before the first step is what the runner then holds."""
+    _, runner, model = runner_and_data(way, optimizer=optimizer, hidden=hidden)
+    planned = dict(runner.program.peak_bytes)
+    assert planned.pop("parameters") == model.parameters.nbytes
+    assert planned.pop("optimizer state") == sum(s.nbytes for s in model._state.slots)
+    good = [model.parameters, *model._state.slots]
+    assert planned.pop("last good weights") == sum(a.nbytes for a in good)
+    arrays = arrays_of(runner)
+    slack = 2 * ALIGNMENT * len(arrays)  # rounding, and bookkeeping of a few words
+    assert abs(sum(a.nbytes for a in arrays) - sum(planned.values())) <= slack
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_prediction_and_evaluation_hold_no_gradients(backend):
+    X, y = classes()
+    model = classifier(hidden=500, backend=backend)
+    model.predict(X)
+    model.evaluate(X, y)
+    for runner in model._runners.values():
+        planned = runner.program.peak_bytes
+        assert planned["gradients"] == 0 and planned["last good weights"] == 0
+        held = sum(a.nbytes for a in arrays_of(runner))
+        assert held < sum(planned.values()) + (1 << 12)
+
+
+# ---- import -------------------------------------------------------------------------------------
+
+HEAVY = {"numba", "scipy", "sklearn", "torch", "jax", "matplotlib", "pandas", "tqdm", "pooch"}
+
+
+def test_import_loads_nothing_heavy():
+    code = "import sys, fastnn; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    assert not HEAVY & set(run_python(code).split())
+
+
+def test_a_silent_training_loads_nothing_heavy_either():
+    code = (
+        "import sys, numpy as np, fastnn as fnn\n"
+        "m = fnn.Sequential([fnn.Input(2), fnn.layers.Dense(1)])\n"
+        "m.compile('mean_squared_error')\n"
+        "m.fit(np.ones((9, 2)), np.ones(9), verbose=0)\n"
+        "print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    assert not HEAVY & set(run_python(code).split())
+
+
+# ---- it learns ----------------------------------------------------------------------------------
+
+
+def test_digits_are_learned():
+    (X, y), (X_test, y_test) = fnn.datasets.load_digits()
+    model = fnn.Sequential(
+        [L.Rescaling(1 / 16), L.Dense(64, activation="relu"), L.Dense(10, activation="softmax")]
+    )
+    model.compile("cross_entropy", "adam", metrics=["accuracy"])
+    model.fit(X, y, epochs=30, verbose=0)
+    assert model.evaluate(X_test, y_test)["accuracy"] >= 0.96
+
+
+FILES = ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def mnist_directory():
+    directory = os.environ.get("FASTNN_DATA")
+    if not directory or not all(list(Path(directory).glob(f"{name}*")) for name in FILES):
+        return None
+    return directory
+
+
+@pytest.mark.skipif(mnist_directory() is None, reason="FASTNN_DATA names no directory with MNIST")
+def test_mnist_is_learned():
+    (X, y), (X_test, y_test) = fnn.datasets.load_mnist(mnist_directory())
+    model = fnn.Sequential(
+        [
+            L.Rescaling(1 / 255),
+            L.Flatten(),
+            L.Dense(128, activation="relu"),
+            L.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile("cross_entropy", "adam", metrics=["accuracy"])
+    model.fit(X, y, batch_size=64, epochs=5, verbose=0)
+    assert model.evaluate(X_test, y_test)["accuracy"] >= 0.975

@@ -1,0 +1,376 @@
+"""A hundred steps agree with PyTorch's: losses of every step, first gradients, final weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+
+torch = pytest.importorskip("torch")
+functional = torch.nn.functional
+
+L = fnn.layers
+N, BATCH, FEATURES, HIDDEN, OUTPUTS, STEPS = 70, 32, 6, 12, 4, 102  # 34 epochs of 32, 32 and 6 rows
+
+#: Relative tolerance of losses and weights. In float32 100 steps add up the rounding of two
+#: implementations that sum in different orders; for rules that divide by a root of g^2 a gradient
+#: near zero decides by its rounding where a weight goes.
+TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
+
+both_types = pytest.mark.parametrize("dtype", ["float64", "float32"])
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small products are slower on many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def ours(hidden="tanh", output=None, l2=None, **options):
+    model = fnn.Sequential(
+        [
+            fnn.Input(FEATURES),
+            L.Dense(HIDDEN, hidden, kernel_regularizer=l2),
+            L.Dense(OUTPUTS, output, kernel_regularizer=l2),
+        ]
+    )
+    model.compile(**options)
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(scale=0.5, size=w.shape) for w in model.get_weights()])
+    return model
+
+
+class Theirs:
+    """The same network with PyTorch's own parts; stops before the output activation."""
+
+    def __init__(self, model, dtype, hidden=torch.tanh):
+        self.weights = [
+            torch.tensor(w.copy(), dtype=getattr(torch, dtype), requires_grad=True)
+            for w in model.get_weights()
+        ]
+        self.hidden = hidden
+
+    @property
+    def kernels(self):
+        return self.weights[::2]
+
+    @property
+    def biases(self):
+        return self.weights[1::2]
+
+    def __call__(self, x):
+        W, b, V, c = self.weights
+        return self.hidden(x @ W + b) @ V + c
+
+
+def data(dtype, kind):
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(N, FEATURES)).astype(dtype)
+    labels = rng.integers(0, OUTPUTS, N)
+    return X, {
+        "numbers": rng.normal(size=(N, OUTPUTS)).astype(dtype),
+        "labels": labels,
+        "one-hot": np.eye(OUTPUTS, dtype=dtype)[labels],
+        "soft": rng.dirichlet(np.ones(OUTPUTS), N).astype(dtype),
+        "yes or no": rng.integers(0, 2, (N, OUTPUTS)).astype(dtype),
+    }[kind]
+
+
+def batches():
+    """Row ranges of a hundred steps without shuffling."""
+    starts = list(range(0, N, BATCH))
+    return [slice(s, s + BATCH) for s in starts * (STEPS // len(starts))]
+
+
+def mean(rows, w):
+    """What fastnn defines: the weighted sum over the rows, divided by their number."""
+    return (rows if w is None else rows * w).mean()
+
+
+def compare(model, network, optimizer, row_losses, X, y, w=None, *, dtype):
+    """Train both on the same batches, and compare all there is to see."""
+    tolerance = TOLERANCE[dtype]
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * (1e-3 + np.abs(b).max()))
+
+    tensors = [None if a is None else torch.tensor(a) for a in (X, y, w)]
+    found, expected, start = [], [], model.parameters.copy()
+    for step, rows in enumerate(batches()):
+        x, t, v = (None if a is None else a[rows] for a in tensors)
+        optimizer.zero_grad()
+        loss = mean(row_losses(network(x), t), v)
+        loss.backward()
+        weights = None if w is None else w[rows]
+        if step == 0:
+            value, gradients = model.loss_and_gradients(X[rows], y[rows], weights)
+            close(value, loss.item())
+            for ours_, theirs in zip(gradients, network.weights, strict=True):
+                first = 1e-11 if dtype == "float64" else 1e-4
+                np.testing.assert_allclose(
+                    ours_, theirs.grad, rtol=first, atol=first * float(theirs.grad.abs().max())
+                )
+        optimizer.step()
+        expected.append(loss.item())
+        found.append(model.train_on_batch(X[rows], y[rows], weights))
+    close(found, expected)
+    assert np.abs(model.parameters - start).max() > 1e-3
+    for mine, theirs in zip(model.get_weights(), network.weights, strict=True):
+        close(mine, theirs.detach().numpy())
+    return found
+
+
+def squared(prediction, target):
+    return ((prediction - target) ** 2).mean(dim=1)
+
+
+# ---- optimizers ---------------------------------------------------------------------------------
+
+#: name -> (ours, at our defaults but for a rate at which much happens; the equivalent of PyTorch)
+OPTIMIZERS = {
+    "sgd": (fnn.optimizers.SGD(0.1), lambda p: torch.optim.SGD(p, 0.1)),
+    "momentum": (
+        fnn.optimizers.Momentum(0.02),
+        lambda p: torch.optim.SGD(p, 0.02, momentum=0.9),
+    ),
+    "nesterov": (
+        fnn.optimizers.Nesterov(0.02),
+        lambda p: torch.optim.SGD(p, 0.02, momentum=0.9, nesterov=True),
+    ),
+    "adagrad": (
+        fnn.optimizers.AdaGrad(0.05),
+        lambda p: torch.optim.Adagrad(p, 0.05, eps=1e-10),
+    ),
+    "rmsprop": (
+        fnn.optimizers.RMSProp(0.01),
+        lambda p: torch.optim.RMSprop(p, 0.01, alpha=0.9, eps=1e-8),
+    ),
+    "adam": (fnn.optimizers.Adam(0.01), lambda p: torch.optim.Adam(p, 0.01)),
+}
+
+
+def test_every_optimizer_is_compared():
+    assert set(OPTIMIZERS) == set(fnn.optimizers.OPTIMIZERS)
+
+
+@both_types
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers(name, weighted, dtype):
+    rule, theirs = OPTIMIZERS[name]
+    X, y = data(dtype, "numbers")
+    w = np.random.default_rng(2).uniform(0, 2, N).astype(dtype) if weighted else None
+    model = ours(loss="mean_squared_error", optimizer=rule, dtype=dtype)
+    network = Theirs(model, dtype)
+    compare(model, network, theirs(network.weights), squared, X, y, w, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_default_rates_and_constants(name):
+    """Where PyTorch's default is ours, it is taken from there."""
+    kind = fnn.optimizers.OPTIMIZERS[name]
+    model = ours(loss="mean_squared_error", optimizer=kind(), dtype="float64")
+    network = Theirs(model, "float64")
+    theirs = {
+        "sgd": lambda p: torch.optim.SGD(p, 0.01),
+        "momentum": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9),
+        "nesterov": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, nesterov=True),
+        "adagrad": torch.optim.Adagrad,
+        "rmsprop": lambda p: torch.optim.RMSprop(p, 0.001, alpha=0.9),
+        "adam": torch.optim.Adam,
+    }[name](network.weights)
+    compare(model, network, theirs, squared, *data("float64", "numbers"), dtype="float64")
+
+
+@pytest.mark.parametrize(
+    "mine, theirs",
+    [
+        (fnn.optimizers.Momentum(0.03, mu=0.5), lambda p: torch.optim.SGD(p, 0.03, momentum=0.5)),
+        (
+            fnn.optimizers.RMSProp(0.01, rho=0.5, epsilon=0.01),
+            lambda p: torch.optim.RMSprop(p, 0.01, alpha=0.5, eps=0.01),
+        ),
+        (
+            fnn.optimizers.Adam(0.01, beta1=0.5, beta2=0.6, epsilon=0.01),
+            lambda p: torch.optim.Adam(p, 0.01, betas=(0.5, 0.6), eps=0.01),
+        ),
+        (
+            fnn.optimizers.AdaGrad(0.05, epsilon=0.1),
+            lambda p: torch.optim.Adagrad(p, 0.05, eps=0.1),
+        ),
+    ],
+    ids=["momentum", "rmsprop", "adam", "adagrad"],
+)
+def test_other_constants(mine, theirs):
+    model = ours(loss="mean_squared_error", optimizer=mine, dtype="float64")
+    network = Theirs(model, "float64")
+    X, y = data("float64", "numbers")
+    compare(model, network, theirs(network.weights), squared, X, y, dtype="float64")
+
+
+def test_linear_decay():
+    rate, final, steps = 0.1, 0.01, 60
+    schedule = fnn.schedules.LinearDecay(rate, final, steps)
+    model = ours(loss="mean_squared_error", optimizer=fnn.optimizers.SGD(schedule), dtype="float64")
+    network = Theirs(model, "float64")
+    sgd = torch.optim.SGD(network.weights, rate)
+    decay = torch.optim.lr_scheduler.LinearLR(sgd, 1.0, final / rate, steps)
+    sgd.register_step_post_hook(lambda *_: decay.step())
+    X, y = data("float64", "numbers")
+    compare(model, network, sgd, squared, X, y, dtype="float64")
+
+
+@both_types
+@pytest.mark.parametrize("l2", [0.01, 0.3])
+def test_the_l2_penalty_is_weight_decay(l2, dtype):
+    """In the loss we report the penalty too; PyTorch has it in the gradient only."""
+    model = ours(loss="mean_squared_error", optimizer=fnn.optimizers.SGD(0.1), l2=l2, dtype=dtype)
+    network = Theirs(model, dtype)
+    groups = [{"params": network.kernels, "weight_decay": l2}, {"params": network.biases}]
+    sgd = torch.optim.SGD(groups, 0.1)
+    X, y = data(dtype, "numbers")
+    tolerance = TOLERANCE[dtype]
+    for rows in batches():
+        sgd.zero_grad()
+        loss = squared(network(torch.tensor(X[rows])), torch.tensor(y[rows])).mean()
+        penalty = l2 / 2 * sum((w.detach() ** 2).sum() for w in network.kernels)
+        loss.backward()
+        sgd.step()
+        found = model.train_on_batch(X[rows], y[rows])
+        assert found == pytest.approx((loss + penalty).item(), rel=tolerance)
+    for mine, theirs in zip(model.get_weights(), network.weights, strict=True):
+        expected = theirs.detach().numpy()
+        np.testing.assert_allclose(
+            mine, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max()
+        )
+
+
+# ---- losses -------------------------------------------------------------------------------------
+
+
+def cross_entropy(logits, target):
+    return functional.cross_entropy(logits, target, reduction="none")
+
+
+def binary_cross_entropy(logits, target):
+    rows = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return rows.mean(dim=1)
+
+
+#: id: (loss, output activation, kind of targets, losses of the rows with PyTorch)
+LOSSES = {
+    "mean_squared_error": ("mean_squared_error", None, "numbers", squared),
+    "mean_absolute_error": (
+        "mean_absolute_error", None, "numbers",
+        lambda p, t: functional.l1_loss(p, t, reduction="none").mean(dim=1)),
+    "cross_entropy of labels": ("cross_entropy", "softmax", "labels", cross_entropy),
+    "cross_entropy of one-hot rows": ("cross_entropy", "softmax", "one-hot", cross_entropy),
+    "cross_entropy of soft targets": ("cross_entropy", "softmax", "soft", cross_entropy),
+    "cross_entropy of logits": (
+        fnn.losses.CrossEntropy(from_logits=True), None, "labels", cross_entropy),
+    "cross_entropy of soft targets from logits": (
+        fnn.losses.CrossEntropy(from_logits=True), None, "soft", cross_entropy),
+    "binary_cross_entropy": (
+        "binary_cross_entropy", "sigmoid", "yes or no", binary_cross_entropy),
+    "binary_cross_entropy of logits": (
+        fnn.losses.BinaryCrossEntropy(from_logits=True), None, "yes or no", binary_cross_entropy),
+    "mean_squared_error of probabilities": (
+        "mean_squared_error", "softmax", "one-hot", lambda z, t: squared(z.softmax(dim=1), t)),
+    "mean_squared_error of sigmoids": (
+        "mean_squared_error", "sigmoid", "yes or no", lambda z, t: squared(z.sigmoid(), t)),
+}  # fmt: skip
+
+
+def test_every_loss_is_compared():
+    names = {getattr(case[0], "name", case[0]) for case in LOSSES.values()}
+    assert names == set(fnn.losses.LOSSES)
+
+
+@both_types
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("case", LOSSES)
+def test_losses(case, weighted, dtype):
+    loss, output, kind, rows = LOSSES[case]
+    X, y = data(dtype, kind)
+    w = np.random.default_rng(2).uniform(0, 2, N).astype(dtype) if weighted else None
+    model = ours(output=output, loss=loss, optimizer=fnn.optimizers.SGD(0.1), dtype=dtype)
+    network = Theirs(model, dtype)
+    sgd = torch.optim.SGD(network.weights, 0.1)
+    compare(model, network, sgd, rows, X, y, w, dtype=dtype)
+
+
+def test_evaluation_weighs_rows_as_training_does():
+    X, y = data("float64", "labels")
+    w = np.random.default_rng(2).uniform(0, 2, N)
+    model = ours(output="softmax", loss="cross_entropy", dtype="float64")
+    network = Theirs(model, "float64")
+    expected = mean(cross_entropy(network(torch.tensor(X)), torch.tensor(y)), torch.tensor(w))
+    found = model.evaluate(X, y, sample_weight=w)["loss"]
+    assert found == pytest.approx(expected.item(), rel=1e-12)
+
+
+# ---- activations --------------------------------------------------------------------------------
+
+ACTIVATIONS = {
+    "identity": lambda z: z,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "leaky_relu": functional.leaky_relu,
+    "elu": functional.elu,
+    "softmax": lambda z: z.softmax(dim=1),
+}
+
+
+def test_every_activation_is_compared():
+    without_gradient = {"heaviside"}  # its derivative is 0: PyTorch's has none to compare with
+    assert set(ACTIVATIONS) | without_gradient == set(fnn.activations.names())
+
+
+@both_types
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_in_a_network(name, dtype):
+    X, y = data(dtype, "numbers")
+    rule = fnn.optimizers.SGD(0.05)
+    model = ours(hidden=name, loss="mean_squared_error", optimizer=rule, dtype=dtype)
+    network = Theirs(model, dtype, hidden=ACTIVATIONS[name])
+    sgd = torch.optim.SGD(network.weights, 0.05)
+    compare(model, network, sgd, squared, X, y, dtype=dtype)
+
+
+@both_types
+@pytest.mark.parametrize(
+    "mine, theirs",
+    [
+        *((fnn.activations.make(n), f) for n, f in ACTIVATIONS.items()),
+        (fnn.activations.leaky_relu(slope=0.3), lambda z: functional.leaky_relu(z, 0.3)),
+        (fnn.activations.elu(alpha=0.5), lambda z: functional.elu(z, 0.5)),
+    ],
+    ids=str,
+)
+def test_values_and_derivatives_from_small_to_large(mine, theirs, dtype):
+    """Through a layer of identity weights, whose bias gradient is the derivative."""
+    values = np.concatenate([-np.logspace(2, -6, 40), np.logspace(-6, 2, 41)]).astype(dtype)
+    n = len(values)
+    model = fnn.Sequential([fnn.Input(n), L.Dense(n, mine, kernel_initializer="zeros")])
+    model.compile("mean_absolute_error", dtype=dtype)
+    model.get_weights()[1][:] = values
+    z = torch.tensor(values[None], requires_grad=True)
+    expected = theirs(z)
+    tiny = np.finfo(dtype).tiny  # the compiled kernels take subnormal numbers for zero
+    tolerance = 1e-6 if dtype == "float32" else 1e-14
+    predicted = model.predict(np.zeros((1, n)))
+    np.testing.assert_allclose(predicted, expected.detach(), rtol=4 * tolerance, atol=tiny)
+    # With all targets below the predictions the loss is their mean, and each derivative 1 / n.
+    weights = torch.linspace(0.5, 1.5, n, dtype=z.dtype) if "softmax" in str(mine) else None
+    if weights is not None:  # the sum of a softmax is 1 whatever its input: weigh the outputs
+        return
+    expected.sum().backward()
+    _, (_, gradient) = model.loss_and_gradients(np.zeros((1, n)), np.full((1, n), -1e3))
+    np.testing.assert_allclose(
+        gradient * n, z.grad[0].numpy(), rtol=1e2 * tolerance, atol=4 * tolerance
+    )
