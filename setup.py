@@ -31,7 +31,10 @@ LEVELS = {
         "-mprefer-vector-width=512",
     ],
 }
-TYPES = {"f32": [("FASTNN_REAL", "float")], "f64": [("FASTNN_REAL", "double"), ("FASTNN_DOUBLE", "1")]}
+TYPES = {
+    "f32": [("FASTNN_REAL", "float")],
+    "f64": [("FASTNN_REAL", "double"), ("FASTNN_DOUBLE", "1")],
+}
 
 
 def has_threads(compiler: list[str]) -> bool:

@@ -21,6 +21,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
+
 from fastnn.benchmarks.networks import NETWORKS, Network, problem
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-7
@@ -301,7 +302,7 @@ class Jax(Peer):
         self.run = jax.jit(epoch, donate_argnums=0)
         start = [jnp.asarray(array) for array in weights]
         zeros = [[jnp.zeros_like(array) for array in start] for _ in range(2)]
-        self.state = (start, *zeros, jnp.zeros(()))
+        self.state: Any = (start, *zeros, jnp.zeros(()))
         self.X = jnp.asarray(X.reshape(-1, network.batch, X.shape[1]))
         self.y = jnp.asarray(y.reshape(-1, network.batch, *y.shape[1:]))
 

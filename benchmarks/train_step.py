@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from fastnn.benchmarks import peers, report
 from fastnn.benchmarks.networks import NETWORKS, Network, problem
 from fastnn.benchmarks.peers import PEERS
@@ -435,7 +436,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         return 0
     mark = report.fingerprint()
     print(report.describe(mark), flush=True)
-    peak = report.fma_peak()
+    peak = report.fma_peak(options.threads)
     measured: dict[str, list[Outcome]] = {}
     for name in options.networks:
         measured[name] = measure(NETWORKS[name], options)

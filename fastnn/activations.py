@@ -97,9 +97,13 @@ def __getattr__(name: str) -> Any:
 
         function.__name__ = name
         formula = FORMULAS["activation"].get(name)
-        function.__doc__ = f"{formula.doc}\n\nSource: {formula.source}." if formula else (
-            "f(x)_i = exp(x_i) / sum_j exp(x_j), over each row\n\n"
-            "Source: Bridle, Probabilistic interpretation of feedforward outputs (1990)."
+        function.__doc__ = (
+            f"{formula.doc}\n\nSource: {formula.source}."
+            if formula
+            else (
+                "f(x)_i = exp(x_i) / sum_j exp(x_j), over each row\n\n"
+                "Source: Bridle, Probabilistic interpretation of feedforward outputs (1990)."
+            )
         )
         return function
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,7 +27,12 @@ def positive_int(name: str, value: Any, least: int = 1) -> int:
 
 
 def number(
-    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, open_low: bool = False,
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
     open_high: bool = False,
 ) -> float:
     """A finite number within [low, high], or an open end."""
@@ -39,7 +44,8 @@ def number(
     if not (math.isfinite(value) and above and below):
         left = "(" if open_low or low == -math.inf else "["
         right = ")" if open_high or high == math.inf else "]"
-        raise ValueError(f"{name}: expected a number in {left}{low:g}, {high:g}{right}, got {value}")
+        span = f"{left}{low:g}, {high:g}{right}"
+        raise ValueError(f"{name}: expected a number in {span}, got {value}")
     return value
 
 
@@ -78,7 +84,9 @@ def finite(name: str, array: np.ndarray) -> None:
             at = tuple(int(i) for i in np.argwhere(~good)[0])
             value = array[start : start + rows][at]
             place = ", ".join(str(i) for i in (at[0] + start, *at[1:]))
-            raise ValueError(f"{name}: contains {value} at index [{place}]; expected finite numbers")
+            raise ValueError(
+                f"{name}: contains {value} at index [{place}]; expected finite numbers"
+            )
 
 
 def features(name: str, value: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:

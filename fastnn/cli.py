@@ -97,8 +97,11 @@ def _add_train_options(train: argparse.ArgumentParser) -> None:
     add("--threads", type=int, metavar="N", help="(default: as many as are estimated to help)")
     add("--dtype", default="float32", choices=DTYPES, help="(default: float32)")
     output = train.add_argument_group("output").add_mutually_exclusive_group()
-    output.add_argument("--verbose", action="store_true",
-                        help="tables of layers and kernel calls, and a line for each epoch")
+    output.add_argument(
+        "--verbose",
+        action="store_true",
+        help="tables of layers and kernel calls, and a line for each epoch",
+    )
     output.add_argument("--quiet", action="store_true", help="print the results only")
 
 

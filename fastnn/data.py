@@ -14,7 +14,7 @@ from .losses import Loss
 
 @dataclass(frozen=True)
 class Data:
-    """Arrays of equal length: ``x`` (n, features), ``y`` (n,) labels or (n, units), ``w`` (n, 1)."""
+    """Arrays of n rows: ``x`` (n, features), ``y`` (n,) labels or (n, units), ``w`` (n, 1)."""
 
     x: np.ndarray
     y: np.ndarray

@@ -68,10 +68,10 @@ def load_digits() -> Split:
     >>> X_train.shape, X_test.shape
     ((1437, 64), (360, 64))
     """
-    with resources.files("fastnn").joinpath("data", "digits.npz").open("rb") as stream:
-        with np.load(stream, allow_pickle=False) as arrays:
-            images = arrays["images"]
-            labels = arrays["labels"].astype(np.int64)
+    path = resources.files("fastnn").joinpath("data", "digits.npz")
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        images = arrays["images"]
+        labels = arrays["labels"].astype(np.int64)
     # NumPy promises the raw output of a bit generator for ever, but not what Generator.permutation
     # makes of it (NEP 19), so the shuffles sort by raw numbers. Drawing and ordering need one each:
     # in the order of the draw, the first training rows would be of the digits that filled up first.

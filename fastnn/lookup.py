@@ -48,7 +48,7 @@ def snake_case(name: str) -> str:
     for i, letter in enumerate(name):
         before = name[i - 1] if i else ""
         after = name[i + 1] if i + 1 < len(name) else ""
-        if letter.isupper() and before and (before.islower() or (before.isupper() and after.islower())):
+        if letter.isupper() and (before.islower() or (before.isupper() and after.islower())):
             out += "_"
         out += letter.lower()
     return out

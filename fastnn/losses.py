@@ -1,8 +1,8 @@
 """Losses. The loss of a batch is the sum over its rows of weight times loss, divided by the rows.
 
-A row's weight is 1, or its sample weight, or the weight of its class. Dividing by the number of rows
-and not by the sum of the weights is what Keras does (``sum_over_batch_size``); PyTorch divides class
-weights by their sum.
+A row's weight is 1, or its sample weight, or the weight of its class. Dividing by the number of
+rows and not by the sum of the weights is what Keras does (``sum_over_batch_size``); PyTorch divides
+by the sum of the class weights.
 """
 
 from __future__ import annotations

@@ -150,7 +150,9 @@ class Model:
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
         if deterministic not in (None, "any-threads"):
-            raise ValueError(f"deterministic: expected None or 'any-threads', got {deterministic!r}")
+            raise ValueError(
+                f"deterministic: expected None or 'any-threads', got {deterministic!r}"
+            )
         self.metrics = tuple(resolve_metric(m) for m in listed)
         self.loss, self.optimizer = new_loss, new_optimizer
         self.backend, self.threads, self.deterministic = name, threads, deterministic
@@ -205,8 +207,14 @@ class Model:
             self._runners[key] = make_runner(program, state, self.backend)
         return self._runners[key]
 
-    def _prepare(self, x: Any, y: Any, sample_weight: Any, class_weight: Any = None,
-                 names: tuple[str, str, str] = ("X", "y", "sample_weight")) -> Data:
+    def _prepare(
+        self,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        class_weight: Any = None,
+        names: tuple[str, str, str] = ("X", "y", "sample_weight"),
+    ) -> Data:
         if not self._compiled:
             self._need()
         if self._chain is None and self._input is None:
@@ -335,7 +343,8 @@ class Model:
                 )
             names = ("validation_data[0]", "validation_data[1]", "validation_data[2]")
             weights = validation_data[2] if len(validation_data) == 3 else None
-            return data, self._prepare(*validation_data[:2], weights, names=names)
+            held_out = self._prepare(validation_data[0], validation_data[1], weights, names=names)
+            return data, held_out
         if not split:
             return data, None
         kept = len(data) - round(split * len(data))
@@ -517,7 +526,8 @@ class Model:
         copy = State(
             state.parameters.copy(), [s.copy() for s in state.slots], state.seed, state.updates
         )
-        return profile_program(make_runner(runner.program, copy, self.backend), data, batch, seconds)
+        on_copy = make_runner(runner.program, copy, self.backend)
+        return profile_program(on_copy, data, batch, seconds)
 
     def _example(self, n: int) -> Data:
         """Data of the right shapes, for a program whose data are not here yet."""

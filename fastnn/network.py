@@ -67,9 +67,7 @@ class Chain:
 
     def views(self, flat: np.ndarray) -> list[np.ndarray]:
         """The weight arrays as views into a flat vector."""
-        return [
-            flat[p.offset : p.offset + p.size].reshape(p.weight.shape) for p in self.weights
-        ]
+        return [flat[p.offset : p.offset + p.size].reshape(p.weight.shape) for p in self.weights]
 
     def emit(self, graph: Graph, x: Tensor, training: bool) -> tuple[Tensor, list[Tensor]]:
         """Emit all layers' ops; the prediction and the parameters."""

@@ -135,28 +135,28 @@ def _profile_table(
     threads = program.split.threads
     peak = machine.fma(program.dtype, threads)
     bandwidth = machine.bandwidth(threads)
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for i, (node, spent) in enumerate(zip(program.nodes, times, strict=True)):
         cost = program.cost(node, program.batch)
         rate, traffic = cost.flops / spent / 1e9, cost.bytes / spent / 1e9
-        # The roofline's question: which of the two limits is this call closer to?
-        share, limit = max((rate / peak, "FMA"), (traffic / bandwidth, "bandwidth"))
         rows.append(
             (i, node.phase, _call(node), _operands(node), spent * 1e6, 100 * spent / wall, rate,
-             traffic, 100 * share, limit)
+             100 * rate / peak, traffic, 100 * traffic / bandwidth)
         )  # fmt: skip
     rest = wall - times.sum()
     rows.append(
-        (None, "", "between calls", "", rest * 1e6, 100 * rest / wall, None, None, None, "")
+        (None, "", "between calls", "", rest * 1e6, 100 * rest / wall, None, None, None, None)
     )
     total = program.flops() / wall / 1e9
     headings = (
-        "#", "phase", "call", "shape", "us", "% of step", "GFLOP/s", "GB/s", "% of limit", "limit",
+        "#", "phase", "call", "shape", "us", "% of step", "GFLOP/s", "% of FMA", "GB/s",
+        "% of memory",
     )  # fmt: skip
     notes = [
         f"{wall * 1e6:,.2f} us a step over {steps:,} steps, {total:,.1f} GFLOP/s, "
         f"{100 * total / peak:.0f}% of the measured FMA peak of {peak:,.0f} GFLOP/s; "
-        f"bandwidth {bandwidth:.1f} GB/s ({threads} threads); kernels {runner.name}",
+        f"memory copies at {bandwidth:.1f} GB/s, above which a call works in the caches; "
+        f"{threads} threads, kernels {runner.name}",
         *_notes(program),
     ]
     return Table(headings, rows, notes)

@@ -28,7 +28,7 @@ SLICE = 0.05
 FINISHED, OUT_OF_TIME, NOT_FINITE = executor.FINISHED, executor.OUT_OF_TIME, executor.NOT_FINITE
 
 _CODES = {"uint8": 0, "float32": 1, "float64": 2}
-_TYPES = {"int32": np.dtype(np.int32), "double": np.dtype(np.float64)}
+_TYPES: dict[str, np.dtype] = {"int32": np.dtype(np.int32), "double": np.dtype(np.float64)}
 
 #: Backends that a user can name. ``auto`` is ``cython``.
 BACKENDS = ("auto", "cython", "numpy")
@@ -142,11 +142,10 @@ class NumpyRunner(Runner):
             return memory[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
         if tensor.region == "table":
             return self.program.tables[tensor]
-        flat = {
-            "gradients": self._gradients,
-            "parameters": self.state.parameters,
-            "state": self.state.slots[tensor.slot] if tensor.region == "state" else None,
-        }[tensor.region]
+        if tensor.region == "state":
+            flat = self.state.slots[tensor.slot]
+        else:
+            flat = self._gradients if tensor.region == "gradients" else self.state.parameters
         return flat[tensor.offset : tensor.offset + count].reshape(shape)
 
     def execute(self, node: Node, feeds: Feeds, step: ref.Step, rows: int) -> None:
@@ -215,7 +214,11 @@ class NumpyRunner(Runner):
         return step
 
     def _execute_all(
-        self, first: int, nodes: Sequence[Node], feeds: Feeds, step: ref.Step,
+        self,
+        first: int,
+        nodes: Sequence[Node],
+        feeds: Feeds,
+        step: ref.Step,
         times: np.ndarray | None,
     ) -> None:
         for i, node in enumerate(nodes, first):

@@ -1,6 +1,7 @@
 """The training loop around the native loop: slices, callbacks, interruption, lost losses.
 
-Native calls last at most ``SLICE`` seconds; a call goes on over as many epochs as it can unless something happens between epochs.
+Native calls last at most ``SLICE`` seconds; a call goes on over as many epochs as it can unless
+something happens between epochs.
 """
 
 from __future__ import annotations
@@ -53,16 +54,19 @@ class _Snapshot:
     taken: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.arrays = [a.copy() for a in (self.state.parameters, *self.state.slots)]
+        self.arrays = [a.copy() for a in self._originals()]
 
     def take(self, step: int) -> None:
-        for mine, theirs in zip(self.arrays, (self.state.parameters, *self.state.slots), strict=True):
+        for mine, theirs in zip(self.arrays, self._originals(), strict=True):
             np.copyto(mine, theirs)
         self.step, self.taken = step, time.monotonic()
 
     def restore(self) -> None:
-        for mine, theirs in zip(self.arrays, (self.state.parameters, *self.state.slots), strict=True):
+        for mine, theirs in zip(self.arrays, self._originals(), strict=True):
             np.copyto(theirs, mine)
+
+    def _originals(self) -> list[np.ndarray]:
+        return [self.state.parameters, *self.state.slots]
 
 
 class Progress:

@@ -11,6 +11,6 @@ if __name__ == "kernels":
         "every operation would be registered twice"
     )
 
-from . import ref, scalars  # noqa: E402  (registers every op and every formula)
+from . import ref, scalars
 
 __all__ = ["ref", "scalars"]

@@ -120,7 +120,7 @@ class Op:
                     raise ValueError(f"{self.name}: operand {operand.name!r} is missing")
                 continue
             if operand.dims == ("...",):
-                pairs = [("...", tuple(shape))]
+                pairs: list[tuple[str, Any]] = [("...", tuple(shape))]
             elif len(operand.dims) != len(shape):
                 raise ValueError(
                     f"{self.name}: {operand.name} has shape {shape}, expected [{operand.dims}]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("op_cases", "networks")
+pytest.register_assert_rewrite("op_cases")
 
 
 def pytest_report_header() -> str:

@@ -524,7 +524,7 @@ def _compare(case: Case, operand: Operand, got: np.ndarray, want: np.ndarray, mo
 
 
 #: Bytes before and after a buffer that a kernel must leave alone.
-GUARD = 128
+GUARD = 512
 
 #: What they hold, and what outputs hold before the call: NaN, or a large negative number. The first
 #: shows in results if it is read, the second changes if an elementwise loop runs too far.
@@ -539,8 +539,9 @@ class Guarded:
         self.pattern = pattern
         self.raw = np.full(size + 2 * GUARD + 128, pattern, np.uint8)
         start = at = GUARD + -(self.raw.ctypes.data + GUARD) % 64 + shift
-        self.blocks = []
+        self.blocks, self.addresses = [], []
         for block in blocks:
+            self.addresses.append(self.raw.ctypes.data + at)  # an empty view would not know it
             part = self.raw[at : at + block.nbytes]
             self.blocks.append(part.view(block.dtype).reshape(block.shape))
             at += block.nbytes
@@ -584,6 +585,7 @@ class Run:
         self.kernels, self.case, self.data = kernels, case, data
         self.memory: dict[str, Guarded] = {}
         self.blocks: dict[str, np.ndarray] = {}
+        self.addresses: dict[str, int] = {}
         shared = dict(in_place or {})
         self._lay_out(shared, pattern)
         scratch = Guarded(np.zeros(kernels.provider.scratch_bytes, np.uint8), pattern=pattern)
@@ -605,12 +607,14 @@ class Run:
             shift = (case.seed >> 3) % 4 * blocks[0].itemsize
             memory = Guarded(*blocks, pattern=pattern, shift=shift)
             self.memory[" and ".join(o.name for o in group)] = memory
+            self.addresses |= zip((o.name for o in group), memory.addresses, strict=True)
             for operand, block, source in zip(group, memory.blocks, blocks, strict=True):
                 self.blocks[operand.name] = block
                 # A result holds the pattern; a user's holds what it held, where it is not written.
                 if operand in case.op.inputs or operand.type == "feed":
                     block[...] = source
-        self.blocks |= {name: self.blocks[source] for name, source in shared.items()}
+        for name, source in shared.items():
+            self.blocks[name], self.addresses[name] = self.blocks[source], self.addresses[source]
 
     def _make_step(self, scratch: Guarded) -> np.ndarray:
         given = self.data.step
@@ -620,7 +624,7 @@ class Run:
         if given.order is not None:
             self._order = np.ascontiguousarray(given.order, np.int64)
             step["order"] = self._order.ctypes.data
-        step["scratch"] = scratch.blocks[0].ctypes.data
+        step["scratch"] = scratch.addresses[0]
         self._prepare(step)
         return step
 
@@ -675,7 +679,8 @@ class Run:
     def _address(self, name: str, first: int) -> int:
         block = self.blocks[name]
         (operand,) = (o for o in self.case.op.operands if o.name == name)
-        return block.ctypes.data + (first * block.strides[0] if operand.dims[:1] == ("B",) else 0)
+        start = self.addresses[name]
+        return start + (first * block.strides[0] if operand.dims[:1] == ("B",) else 0)
 
     def _check_bystanders(self, shared: Mapping[str, str]) -> None:
         """Nothing has changed but what may change."""
@@ -734,9 +739,7 @@ def check_threads(kernels: Kernels, case: Case) -> None:
 def check_in_place(kernels: Kernels, case: Case) -> None:
     """An output may lie where an input is, if the op says so."""
     pairs = {
-        out: source
-        for out, source in case.op.in_place.items()
-        if not {out, source} & case.absent
+        out: source for out, source in case.op.in_place.items() if not {out, source} & case.absent
     }
     if not pairs:
         return

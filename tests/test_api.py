@@ -48,9 +48,7 @@ def classifier(*, features=4, classes=3, seed=0, layers=(), **options):
 
 
 def regressor(*, features=4, outputs=1, seed=0, **options):
-    model = fnn.Sequential(
-        [fnn.Input(features), L.Dense(8, "tanh"), L.Dense(outputs)], seed=seed
-    )
+    model = fnn.Sequential([fnn.Input(features), L.Dense(8, "tanh"), L.Dense(outputs)], seed=seed)
     model.compile(**({"loss": "mean_squared_error", "optimizer": SGD(0.05)} | options))
     return model
 
@@ -1270,9 +1268,7 @@ def trained(mode, threads, *, layers=1, n=70, **options):
             L.Dense(3, "softmax", kernel_regularizer=0.01),
         ]
     )
-    model.compile(
-        "cross_entropy", "adam", threads=threads, deterministic=deterministic, **options
-    )
+    model.compile("cross_entropy", "adam", threads=threads, deterministic=deterministic, **options)
     weights = fitted(model, X, y, epochs=2)
     (runner,) = (r for r in model._runners.values() if r.program.purpose == "train")
     return weights, runner.program.split

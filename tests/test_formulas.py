@@ -44,7 +44,9 @@ def _points(formula: Formula, dtype: str) -> list[np.ndarray]:
 
 def _scalar(function, *arrays: np.ndarray, given: tuple[float, ...]) -> np.ndarray:
     """A formula's Python function, number by number, in double precision."""
-    return np.array([float(function(*map(float, row), *given)) for row in zip(*arrays, strict=True)])
+    return np.array(
+        [float(function(*map(float, row), *given)) for row in zip(*arrays, strict=True)]
+    )
 
 
 def _values(formula: Formula, points: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -200,9 +202,7 @@ def _by_hand(
         per_step = formula.companions.get("per_step")
         constants = per_step(float(step), *given) if per_step else ()
         for column, value in zip(columns, g, strict=True):
-            new = formula.function(
-                column[0], float(value), *column[1:], rate, *rounded, *constants
-            )
+            new = formula.function(column[0], float(value), *column[1:], rate, *rounded, *constants)
             column[:] = new if isinstance(new, tuple) else [new]
         history.append(np.array(columns).T)
     return history
@@ -219,7 +219,9 @@ def test_the_scalar_rule_is_the_definition(formula):
         before = g.copy()
         rule(step, w, g, *state, 0.05, *given)
         assert np.array_equal(g, before), "the rule changes the gradient"
-        np.testing.assert_allclose(np.array([w, *state]), expected[step - 1], rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(
+            np.array([w, *state]), expected[step - 1], rtol=1e-12, atol=1e-15
+        )
 
 
 @each_kernels
@@ -431,9 +433,9 @@ def test_elementary_functions_are_as_exact_as_stated(kernels, name):
         rounded = exact.astype(dtype)
         error = np.abs(got.astype(wide) - exact) / np.spacing(np.abs(rounded)).astype(wide)
     special = ~np.isfinite(rounded)
-    assert np.array_equal(got[special], rounded[special], equal_nan=True), (
-        x[special][got[special] != rounded[special]][:5]
-    )
+    assert np.array_equal(got[special], rounded[special], equal_nan=True), x[special][
+        got[special] != rounded[special]
+    ][:5]
     worst = int(np.argmax(np.where(special, 0, error)))
     assert error[worst] <= ULP.get(name, OTHERS), (
         f"{name}({x[worst]!r}) is {got[worst]!r}, off by {float(error[worst]):.2f} ulp"

@@ -120,9 +120,7 @@ def test_a_model_predicts_while_another_trains():
     X, y = classes()
     fixed, moving = classifier(1), classifier(2)
     expected = fixed.predict(X)
-    trainer = threading.Thread(
-        target=lambda: moving.fit(X, y, epochs=300, verbose=0), daemon=True
-    )
+    trainer = threading.Thread(target=lambda: moving.fit(X, y, epochs=300, verbose=0), daemon=True)
     trainer.start()
     for _ in range(50):
         np.testing.assert_array_equal(fixed.predict(X), expected)
@@ -314,16 +312,40 @@ def test_an_interrupted_training_is_a_shorter_training():
     np.testing.assert_array_equal(model.parameters, expected.parameters)
 
 
+@ways
+def test_an_interrupt_while_epochs_are_written_down_loses_none(way, monkeypatch):
+    """Short epochs end by the thousand in one native call; their weights are all trained."""
+    append = fnn.History.append
+
+    def interrupted_append(history, epoch, logs):
+        append(history, epoch, logs)
+        if epoch == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    X, y = classes(n=32)
+    model, expected = (classifier(**WAYS[way]) for _ in range(2))
+    monkeypatch.setattr(fnn.History, "append", interrupted_append)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y, epochs=1000, verbose=0)
+    monkeypatch.undo()
+    finished = len(model.history.epoch)
+    assert finished == model._state.updates  # one step an epoch
+    whole = expected.fit(X, y, epochs=finished, verbose=0)
+    assert model.history.history == whole.history
+    np.testing.assert_array_equal(model.parameters, expected.parameters)
+
+
 # ---- a loss that is lost ------------------------------------------------------------------------
 
 
 def diverging(way, *, optimizer=None, uint8=False, seed=0):
-    """A regression that overflows after some steps, and its data."""
+    """A linear regression whose rate is too high: it overflows after many steps. And its data."""
     rng = np.random.default_rng(seed)
     X = rng.integers(0, 255, (70, 5), dtype=np.uint8) if uint8 else rng.normal(size=(70, 5))
     y = rng.normal(size=(70, 2))
-    model = fnn.Sequential([fnn.Input(5), L.Dense(6, "relu"), L.Dropout(0.2), L.Dense(2)])
-    model.compile("mean_squared_error", optimizer or SGD(1.5), **WAYS[way])
+    model = fnn.Sequential([fnn.Input(5), L.Dropout(0.1), L.Dense(2)])
+    rule = optimizer or SGD(5e-5 if uint8 else 3.0)
+    model.compile("mean_squared_error", rule, **WAYS[way])
     return model, X, y
 
 
@@ -356,21 +378,19 @@ def close(a, b):
 def test_the_weights_of_the_last_finite_loss_are_kept(way, uint8):
     model, X, y = diverging(way, uint8=uint8)
     error = lost(model, X, y)
-    assert error.step > 0 and "dense" in error.op
+    assert error.step > 10 and "loss" in error.op
     again, _, _ = diverging(way, uint8=uint8)
     close(model.parameters, replay(again, X, y, error.step - 1))
-    # Those are weights whose loss is finite, and one update further it is not.
-    rows = slice(*[32 * ((error.step - 1) % 3), 32 * ((error.step - 1) % 3) + 32])
-    assert np.isfinite(again.loss_and_gradients(X[rows], y[rows])[0])
-    replay_one = again.train_on_batch(X[rows], y[rows])
-    assert np.isfinite(replay_one)
-    rows = slice(32 * (error.step % 3), 32 * (error.step % 3) + 32)
-    assert not np.isfinite(again.loss_and_gradients(X[rows], y[rows])[0])
-    # The model goes on from there.
-    model.compile("mean_squared_error", SGD(1e-20))
-    model.set_weights([0 * w for w in model.get_weights()])
-    model.fit(X, y, verbose=0)
+    # The loss at those weights is finite, and one update further it is not.
+    good, bad = (slice(32 * (k % 3), 32 * (k % 3) + 32) for k in (error.step - 1, error.step))
+    assert np.isfinite(again.train_on_batch(X[good], y[good]))
+    assert not np.isfinite(again.loss_and_gradients(X[bad], y[bad])[0])
+    # The model can be used, and trained from there.
     assert np.isfinite(model.predict(X)).all()
+    model.set_weights([0 * w for w in model.get_weights()])
+    model.optimizer.learning_rate = 1e-6
+    model.fit(X, y, verbose=0)
+    assert np.isfinite(model.parameters).all()
 
 
 @ways
@@ -386,7 +406,7 @@ def test_a_rate_that_is_absurd_is_lost_at_once(way):
 @ways
 def test_a_loss_that_is_lost_at_the_first_step_changes_nothing(way):
     model, X, y = diverging(way)
-    model.get_weights()[2][...] = 3e38  # finite, but not what they give
+    model.get_weights()[0][...] = 3e38  # finite, but not what they give
     before = model.parameters.copy()
     error = lost(model, X, y)
     assert error.step == 0
@@ -466,28 +486,30 @@ def test_train_on_batch_leaves_the_weights_alone_when_the_loss_is_lost(way):
 
 
 def test_the_op_that_is_named_is_the_first_with_a_bad_result():
-    X, y = np.full((4, 2), 1e20), np.zeros((4, 1))
-
-    def op(*layers, X=X, y=y):
-        model = fnn.Sequential([fnn.Input(2), *layers])
+    def op(*layers, size=1e20):
+        model = fnn.Sequential([fnn.Input(4), *layers])
         model.compile("mean_squared_error")
         for w in model.get_weights():
             w[...] = 1
         with pytest.raises(fnn.NonFiniteLoss) as caught:
-            model.train_on_batch(X, y)
+            model.train_on_batch(np.full((4, 4), size), np.zeros(4))
         return caught.value.op
 
     assert "pointwise_loss" in op(L.Dense(1))
-    assert "dense" in op(L.Rescaling(1e15), L.Dense(1)) and "x" in op(L.Dense(1))
+    assert "dense" in op(L.Rescaling(2e18), L.Dense(1))
+    assert "rescale" in op(L.Dense(2), L.Rescaling(1e20), L.Dense(1))
     assert "gather" in op(L.Rescaling(1e30), L.Dense(1))
-    assert "gather" in op(L.Dense(1), X=np.full((4, 2), 1e300))  # float64 beyond float32
+    assert "gather" in op(L.Dense(1), size=1e300)  # float64 beyond float32
+    assert "l2_penalty" in op(
+        L.Dense(8, bias_regularizer=fnn.regularizers.L2(1e308)), L.Dense(1), size=1.0
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_evaluate_reports_what_it_finds(backend):
     """NaN or infinity is an answer there, not an error."""
     model, X, y = diverging("one thread" if backend == "cython" else "numpy")
-    model.get_weights()[2][...] = 3e38
+    model.get_weights()[0][...] = 3e38
     assert not np.isfinite(model.evaluate(X, y)["loss"])
     assert model.predict(X).shape == (70, 2)
 
@@ -689,9 +711,8 @@ def test_prediction_and_evaluation_hold_no_gradients(backend):
     model.evaluate(X, y)
     for runner in model._runners.values():
         planned = runner.program.peak_bytes
-        assert planned["gradients"] == 0 and planned["last good weights"] == 0
-        held = sum(a.nbytes for a in arrays_of(runner))
-        assert held < sum(planned.values()) + (1 << 12)
+        assert planned["gradients"] == planned["last good weights"] == 0
+        assert runner.gradients().nbytes == 0
 
 
 # ---- import -------------------------------------------------------------------------------------
@@ -740,6 +761,7 @@ def mnist_directory():
 
 @pytest.mark.skipif(mnist_directory() is None, reason="FASTNN_DATA names no directory with MNIST")
 def test_mnist_is_learned():
+    """With a constant rate of 0.001 it is 97.5% +- 0.15% over the seeds, here and with PyTorch."""
     (X, y), (X_test, y_test) = fnn.datasets.load_mnist(mnist_directory())
     model = fnn.Sequential(
         [
@@ -749,6 +771,7 @@ def test_mnist_is_learned():
             L.Dense(10, activation="softmax"),
         ]
     )
-    model.compile("cross_entropy", "adam", metrics=["accuracy"])
+    rate = fnn.schedules.LinearDecay(0.003, 0.0, decay_steps=5 * 938)
+    model.compile("cross_entropy", fnn.optimizers.Adam(rate), metrics=["accuracy"])
     model.fit(X, y, batch_size=64, epochs=5, verbose=0)
     assert model.evaluate(X_test, y_test)["accuracy"] >= 0.975

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -128,8 +127,7 @@ def _emit_update(graph: Graph, size: int, optimizer: Any) -> None:
         segments = Tensor("segments", (1, 3), type="double", region="table")
         graph.tables[segments] = np.array([[0.0, size, 0.0]])
         states: list[Tensor | None] = [
-            Tensor(name, (size,), region="state", slot=i)
-            for i, name in enumerate(optimizer.state)
+            Tensor(name, (size,), region="state", slot=i) for i, name in enumerate(optimizer.state)
         ]
         states += [None] * (4 - len(states))
         graph.emit(

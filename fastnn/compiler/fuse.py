@@ -35,6 +35,7 @@ def stabilise(graph: Graph) -> Graph:
     exp and log cancel there, so nothing overflows and no precision is lost, and the gradient is
     prediction - target. Accuracy does not need the probabilities either: both functions keep order.
     """
+
     def rewrite(node: Node) -> Node:
         producer = graph.producer(node.inputs[0]) if node.inputs else None
         if producer is None:
@@ -167,10 +168,9 @@ LARGEST_FUSED_BATCH = 512
 def fuse_update(graph: Graph, batch: int) -> Graph:
     """A dense layer's parameters are updated as soon as their gradients are known.
 
-    Block by block, while the block is in the cache: the gradients are never stored, and with threads
-    that share calls each core keeps the weights that it updates. Not for shards, whose gradients must
-    be summed first. Weights change before the step is over, so this relies on the order that
-    differentiation gives: a layer's input gradient, which reads them, comes first.
+    Block by block, while the block is in the cache: the gradients are never stored. Not for shards,
+    whose gradients must be summed first. Weights change before the step is over, so this relies on
+    the order that differentiation gives: a layer's input gradient, which reads them, comes first.
     """
     update = next((n for n in graph.nodes if n.op.name == "update"), None)
     if update is None or batch > LARGEST_FUSED_BATCH:

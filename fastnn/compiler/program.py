@@ -99,9 +99,10 @@ class Program:
             "parameters": self.parameters * size,
             "gradients": self.gradients * size * shards,
             "optimizer state": self.parameters * size * self.states,
-            "last good weights": self.parameters * size * (1 + self.states) * (
-                self.purpose == "train"
-            ),
+            "last good weights": self.parameters
+            * size
+            * (1 + self.states)
+            * (self.purpose == "train"),
             "arena": self.plan.arena_bytes * shards,
             "results": self.plan.rows_bytes,
         }
@@ -122,14 +123,15 @@ class Program:
                 raise ValueError(f"{where}: phase {node.phase} follows {self.nodes[i - 1].phase}")
             node.op.dims([t.shape if t is not None else None for t in node.operands])
             for tensor in node.inputs:
-                if tensor is not None and tensor.region in ("arena", "rows"):
-                    if tensor not in written:
-                        raise ValueError(f"{where}: {tensor} is read before it is written")
+                planned = tensor is not None and tensor.region in ("arena", "rows")
+                if planned and tensor not in written:
+                    raise ValueError(f"{where}: {tensor} is read before it is written")
             written.update(t for t in node.outputs if t is not None)
             for tensor in node.operands:
-                if tensor is not None and tensor.region in ("parameters", "gradients"):
-                    if tensor.offset + math.prod(tensor.shape) > self.parameters:
-                        raise ValueError(f"{where}: {tensor} leaves the flat {tensor.region}")
+                if tensor is None or tensor.region not in ("parameters", "gradients", "state"):
+                    continue
+                if tensor.offset + math.prod(tensor.shape) > self.parameters:
+                    raise ValueError(f"{where}: {tensor} leaves the flat {tensor.region}")
         self._verify_updates(written)
         for result in self.sums:
             if result.tensor not in written:

@@ -37,8 +37,14 @@ def available_threads() -> int:
 
 
 def choose(
-    flops: float, parameters: int, calls: int, rows: int, itemsize: int, threads: int,
-    can_shard: bool = True, forced: bool = False,
+    flops: float,
+    parameters: int,
+    calls: int,
+    rows: int,
+    itemsize: int,
+    threads: int,
+    can_shard: bool = True,
+    forced: bool = False,
 ) -> Split:
     """The best way to divide a step over up to ``threads`` threads.
 

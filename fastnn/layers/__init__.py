@@ -1,4 +1,4 @@
-"""Layers: configuration, and the ops they emit. Each also works under its name in ``fnn.layers``."""
+"""Layers: configuration, and the ops they emit."""
 
 from .base import Input, Layer, Weight
 from .core import Activation, Dense, Dropout, Flatten, Rescaling

@@ -5,7 +5,7 @@ made them. Tables are built and checked in Python; nothing is allocated and noth
 """
 
 from libc.math cimport isfinite
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 
 import numpy as np
 
@@ -287,13 +287,13 @@ def time_kernel(call, double seconds):
     cdef uintptr_t address = call.ctypes.data
     cdef const Call* c = <const Call*>address
     cdef double start, now
-    cdef int64_t runs = 0, i, batch = 1
+    cdef int64_t runs = 0, _i, batch = 1
     assert call.dtype == CALL
     with nogil:
         c.kernel(c, 0, 1)
         start = team_now()
         while True:
-            for i in range(batch):
+            for _i in range(batch):
                 c.kernel(c, 0, 1)
             runs += batch
             now = team_now()

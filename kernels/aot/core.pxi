@@ -1,5 +1,5 @@
-# The kernels of one instruction set and one number type, compiled once for each pair: the includer's
-# build sets FASTNN_REAL and the target flags. Every kernel is a function of abi.h's type.
+# The kernels of one instruction set and one number type, compiled once for each pair: the build
+# sets FASTNN_REAL and the target flags. Every kernel is a function of abi.h's type.
 
 from libc.math cimport cos as libc_cos, exp as libc_exp, log as libc_log, sqrt as libc_sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t

@@ -70,6 +70,7 @@ def _function(name: str, function, type_: str, outputs: Iterable[str] = ()) -> s
             lines[-1] += ast.unparse(rewrite.visit(statement.value))
         elif isinstance(statement, ast.Return):
             value = statement.value
+            assert value is not None
             if not outputs:
                 lines.append(f"return {ast.unparse(rewrite.visit(value))}")
                 continue
@@ -112,7 +113,7 @@ def _activation(formula) -> str:
         + f"    cdef int64_t i\n{declare}    for i in range(n):\n"
         + f"        y[i] = {_call('f_' + name, 'y[i]', *names)}\n"
         + f"cdef void {name}_grad(real* d, const real* x, const real* y, int64_t n,\n"
-        + f"                      const double* p) noexcept nogil:\n"
+        + "                      const double* p) noexcept nogil:\n"
         + f"    cdef int64_t i\n{declare}    for i in range(n):\n"
         + f"        d[i] = d[i] * {_call('d_' + name, x, y, *names)}\n"
     )
@@ -124,7 +125,7 @@ def _loss(formula) -> str:
     text = (
         _function(f"f_{name}", formula.function, "real")
         + f"cdef void {name}(const real* y, const real* t, real* out, int64_t n,\n"
-        + f"                 const double* p) noexcept nogil:\n"
+        + "                 const double* p) noexcept nogil:\n"
         + f"    cdef int64_t i\n{declare}    for i in range(n):\n"
         + f"        out[i] = {_call('f_' + name, 'y[i]', 't[i]', *names)}\n"
     )
@@ -132,7 +133,7 @@ def _loss(formula) -> str:
         text += (
             _function(f"d_{name}", formula.companions["derivative"], "real")
             + f"cdef void {name}_grad(const real* y, const real* t, real* out, int64_t n,\n"
-            + f"                      const double* p) noexcept nogil:\n"
+            + "                      const double* p) noexcept nogil:\n"
             + f"    cdef int64_t i\n{declare}    for i in range(n):\n"
             + f"        out[i] = {_call('d_' + name, 'y[i]', 't[i]', *names)}\n"
         )
@@ -149,7 +150,7 @@ def _optimizer(formula) -> str:
     text = (
         _function(f"f_{name}", formula.function, "real", ["out_w", *(f"out_{s}" for s in slots)])
         + f"cdef void {name}(real* w, const real* g, real** state, int64_t n,\n"
-        + f"                 const double* p) noexcept nogil:\n    cdef int64_t i\n"
+        + "                 const double* p) noexcept nogil:\n    cdef int64_t i\n"
         + "".join(f"    cdef real* {s} = state[{i}]\n" for i, s in enumerate(slots))
         + "".join(f"    cdef real p_{n} = <real>p[{i}]\n" for i, n in enumerate(numbers))
         + "    for i in range(n):\n"

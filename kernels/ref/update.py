@@ -21,7 +21,6 @@ def schedule(*, function, parameters, step):
     step.rate = REFERENCE["schedule"][function][0](step.step, *parameters)
 
 
-
 @op("->", formula="optimizer", sizes=lambda d, attrs, binding: (), uses_step=True)
 def prepare_update(*, function, parameters, step):
     """Numbers that the update rule needs at this step; the rules here compute their own"""

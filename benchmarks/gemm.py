@@ -1,0 +1,212 @@
+"""Matrix products of training steps: our kernels against NumPy's BLAS and PyTorch's.
+
+``python benchmarks/gemm.py`` checks each product against float64, then times all libraries in turn
+on one thread, and prints GFLOP/s, the share of the measured FMA peak, and our ratio to the better
+of the others. Shapes are those of the networks in `networks.py` (all three forms) and some more.
+
+Ours is called from its native loop, as in training; NumPy's and PyTorch's from Python, as in
+training with them, so for the smallest products their times hold the cost of a call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fastnn.benchmarks import report
+from fastnn.benchmarks.networks import NETWORKS
+from fastnn.kernels import aot
+from fastnn.kernels.aot import executor
+from fastnn.runtime import aligned
+
+#: The three forms, by the op that computes them: result, and operands as (rows, columns).
+FORMS = {"dense": "NN", "dense_dx": "NT", "dense_dw": "TN"}
+#: Further shapes: batch, inputs, units.
+MORE = ((32, 4, 32), (128, 784, 128), *((n, n, n) for n in (32, 64, 256, 512, 1024)))
+
+
+@dataclass
+class Product:
+    """One product with its operands, and what was measured."""
+
+    op: str
+    batch: int
+    inputs: int
+    units: int
+    times: dict[str, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.x = _fill(rng, self.batch, self.inputs)
+        self.w = _fill(rng, self.inputs, self.units)
+        self.dz = _fill(rng, self.batch, self.units)
+        self.left, self.right, shape = {
+            "dense": (self.x, self.w, (self.batch, self.units)),
+            "dense_dx": (self.dz, self.w.T, (self.batch, self.inputs)),
+            "dense_dw": (self.x.T, self.dz, (self.inputs, self.units)),
+        }[self.op]
+        self.out = aligned(math.prod(shape), "float32").reshape(shape)
+
+    @property
+    def name(self) -> str:
+        m, n = self.out.shape
+        return f"{FORMS[self.op]} {m}x{self.left.shape[1]}x{n}"
+
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.batch * self.inputs * self.units
+
+    def ours(self, scratch: np.ndarray) -> Callable[[float], float]:
+        """Our kernel as a function of how long to run it, returning seconds per product."""
+        step = np.zeros(1, executor.STEP)
+        step["scratch"], step["rows"] = scratch.ctypes.data, self.batch
+        call = np.zeros(1, executor.CALL)
+        call["kernel"] = aot.core("float32", aot.choose_isa()).kernels[self.op]
+        call["step"] = step.ctypes.data
+        call["sizes"][0, :3] = self.batch, self.inputs, self.units
+        operands = {
+            "dense": (self.x, self.w, None, self.out),
+            "dense_dx": (self.dz, self.w, None, self.out),
+            "dense_dw": (self.x, self.dz, self.out, None),
+        }[self.op]
+        for i, operand in enumerate(operands):
+            call["buffers"][0, i] = 0 if operand is None else operand.ctypes.data
+        keep = (step, call)
+        return lambda seconds: executor.time_kernel(keep[1], seconds)
+
+    def error(self) -> float:
+        """Largest deviation of the result from float64, in units of eps times the terms of a sum."""
+        exact = self.left.astype(np.float64) @ self.right.astype(np.float64)
+        scale = np.finfo(np.float32).eps * max(self.left.shape[1], 16)
+        return float(np.abs(self.out - exact).max() / scale)
+
+
+def _fill(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    array = aligned(math.prod(shape), "float32").reshape(shape)
+    array[...] = rng.normal(size=shape)
+    return array
+
+
+def _repeat(call: Callable[[], object]) -> Callable[[float], float]:
+    """A Python call as a function of how long to run it."""
+
+    def measure(seconds: float) -> float:
+        call()
+        runs, start = 0, time.perf_counter()
+        while (spent := time.perf_counter() - start) < seconds:
+            call()
+            runs += 1
+        return spent / max(runs, 1)
+
+    return measure
+
+
+def libraries(product: Product, scratch: np.ndarray) -> dict[str, Callable[[float], float]]:
+    """Ours, NumPy and, where it is installed, PyTorch, all writing the product's result."""
+    left, right, out = product.left, product.right, product.out
+    found = {
+        "fastnn": product.ours(scratch),
+        "numpy": _repeat(lambda: np.matmul(left, right, out=out)),
+    }
+    try:
+        import torch
+    except ImportError:
+        return found
+    torch.set_num_threads(1)
+    a, b, c = (torch.from_numpy(array) for array in (left, right, out))
+    found["pytorch"] = _repeat(lambda: torch.mm(a, b, out=c))
+    return found
+
+
+def products() -> list[Product]:
+    """Every product of the networks' training steps, then the rest."""
+    shapes = []
+    for network in NETWORKS.values():
+        for layer, (inputs, units) in enumerate(
+            zip(network.sizes, network.sizes[1:], strict=False)
+        ):
+            for op in FORMS:
+                if op != "dense_dx" or layer > 0:
+                    shapes.append((op, network.batch, inputs, units))
+    shapes += [("dense", *shape) for shape in MORE]
+    return [Product(*shape) for shape in dict.fromkeys(shapes)]
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The benchmark as a command; 1 when a result was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each library (7)")
+    parser.add_argument("--seconds", type=float, default=0.02, help="length of a turn (0.02)")
+    parser.add_argument("--json", help="write everything to this file")
+    options = parser.parse_args(argv)
+    if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # read when NumPy is loaded: start afresh
+        pools = dict.fromkeys(("OPENBLAS", "MKL", "OMP", "BLIS"), "1")
+        environment = os.environ | {f"{pool}_NUM_THREADS": n for pool, n in pools.items()}
+        arguments = sys.argv[1:] if argv is None else argv
+        command = [sys.executable, "-m", "fastnn.benchmarks.gemm", *arguments]
+        return subprocess.run(command, env=environment).returncode
+    mark = report.fingerprint()
+    print(report.describe(mark), flush=True)
+    peak = report.fma_peak([1])[1]
+    print(f"measured FMA peak of one thread: {peak:.0f} GFLOP/s\n")
+    scratch = aligned(aot.core("float32", aot.choose_isa()).SCRATCH_BYTES)
+    rows, ratios, entries, wrong = [], [], [], 0
+    for product in products():
+        measures = libraries(product, scratch)
+        for name, measure in measures.items():
+            product.out.fill(np.nan)
+            measure(0)
+            if not product.error() < 4:
+                print(f"WRONG: {name} {product.name}: error {product.error():.1f}")
+                wrong = 1
+            product.times[name] = []
+        for _ in range(options.rounds):
+            for name, measure in measures.items():
+                product.times[name].append(measure(options.seconds))
+        row, ratio, entry = _summary(product, peak)
+        rows.append(row)
+        ratios.append(ratio)
+        entries.append(entry)
+    print(report.table(["product", "FLOPs", *measures, "of peak", "ours / best other"], rows))
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    print(f"\ngeometric mean {mean:.2f}, least {min(ratios):.2f}, over {len(ratios)} products")
+    if options.json:
+        report.write_json(
+            options.json, {"benchmark": "gemm", "machine": mark, "peak": peak, "rows": entries}
+        )
+    return wrong
+
+
+def _summary(product: Product, peak: float) -> tuple[list[str], float, dict]:
+    rates = {
+        name: product.flops / float(np.median(times)) / 1e9 for name, times in product.times.items()
+    }
+    others = [name for name in product.times if name != "fastnn"]
+    # A ratio per round, so that what disturbs the machine disturbs both sides of it.
+    per_round = [
+        min(product.times[name][i] for name in others) / ours
+        for i, ours in enumerate(product.times["fastnn"])
+    ]
+    ratio = float(np.median(per_round))
+    spread = f"{ratio:.2f} ({min(per_round):.2f}-{max(per_round):.2f})"
+    row = [
+        product.name,
+        f"{product.flops:,.0f}",
+        *(f"{rate:.1f}" for rate in rates.values()),
+        f"{100 * rates['fastnn'] / peak:.0f}%",
+        spread,
+    ]
+    entry = {"key": [product.name], "flops": product.flops, "seconds": product.times}
+    return row, ratio, entry
+
+
+if __name__ == "__main__":
+    sys.exit(run())

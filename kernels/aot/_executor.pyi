@@ -1,0 +1,42 @@
+from typing import Any
+
+import numpy as np
+
+CALL: np.dtype
+STEP: np.dtype
+SUM: np.dtype
+FINISHED: int
+OUT_OF_TIME: int
+NOT_FINITE: int
+ISA_LEVELS: tuple[str, ...]
+cpu_isa: str
+threaded: bool
+most_threads: int
+
+def run(
+    full: np.ndarray,
+    partial: np.ndarray,
+    steps: np.ndarray,
+    sums: np.ndarray,
+    totals: np.ndarray,
+    *,
+    compute: int,
+    split: bool,
+    rows: int,
+    batch: int,
+    first: int,
+    last: int,
+    updates: int = ...,
+    epochs: int = ...,
+    seed: int = ...,
+    order: np.ndarray | None = ...,
+    keys: np.ndarray | None = ...,
+    order_epoch: np.ndarray | None = ...,
+    seconds: float = ...,
+    times: np.ndarray | None = ...,
+    update: bool = ...,
+    progress: np.ndarray | None = ...,
+) -> tuple[int, int]: ...
+def shuffled(seed: int, epoch: int, n: int) -> np.ndarray: ...
+def call_kernel(call: Any, thread: int = ..., threads: int = ...) -> None: ...
+def time_kernel(call: Any, seconds: float) -> float: ...
