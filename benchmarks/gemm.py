@@ -83,7 +83,7 @@ class Product:
         return lambda seconds: executor.time_kernel(keep[1], seconds)
 
     def error(self) -> float:
-        """Largest deviation of the result from float64, in units of eps times the terms of a sum."""
+        """Largest deviation of the result from float64, in units of eps times terms."""
         exact = self.left.astype(np.float64) @ self.right.astype(np.float64)
         scale = np.finfo(np.float32).eps * max(self.left.shape[1], 16)
         return float(np.abs(self.out - exact).max() / scale)

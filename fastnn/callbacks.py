@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +73,8 @@ class EarlyStopping(Callback):
     ) -> None:
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"mode: expected 'auto', 'min' or 'max', got {mode!r}")
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor: expected the name of a quantity, got {monitor!r}")
         self.monitor = monitor
         self.min_delta = checks.number("min_delta", min_delta, 0)
         self.patience = checks.positive_int("patience", patience, least=0)
@@ -138,7 +141,12 @@ class History:
 
 def check(callbacks: Any) -> list[Callback]:
     """A list of callbacks from one, several or none."""
-    found = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+    if callbacks is None or isinstance(callbacks, Callback):
+        found = [] if callbacks is None else [callbacks]
+    elif isinstance(callbacks, Iterable):
+        found = list(callbacks)
+    else:
+        raise TypeError(f"callbacks: expected Callback objects, got {callbacks!r}")
     for callback in found:
         if not isinstance(callback, Callback):
             raise TypeError(f"callbacks: expected Callback objects, got {callback!r}")

@@ -73,19 +73,21 @@ def numeric(name: str, value: Any) -> np.ndarray:
     return array
 
 
-def finite(name: str, array: np.ndarray) -> None:
-    """Raise a ValueError that says where the first NaN or infinity is."""
+def finite(name: str, array: np.ndarray, dtype: str = "float64") -> None:
+    """Raise a ValueError that says where the first NaN, or number beyond ``dtype``, is."""
     if array.dtype.kind != "f":
         return
     rows = max(1, _CHUNK // max(1, array[:1].size))
     for start in range(0, len(array), rows):
-        good = np.isfinite(array[start : start + rows])
+        part = array[start : start + rows]
+        with np.errstate(over="ignore"):
+            good = np.isfinite(part.astype(dtype, copy=False))
         if not good.all():
             at = tuple(int(i) for i in np.argwhere(~good)[0])
-            value = array[start : start + rows][at]
             place = ", ".join(str(i) for i in (at[0] + start, *at[1:]))
             raise ValueError(
-                f"{name}: contains {value} at index [{place}]; expected finite numbers"
+                f"{name}: contains {part[at]} at index [{place}]; expected finite numbers"
+                f"{f' within the range of {dtype}' if np.isfinite(part[at]) else ''}"
             )
 
 
@@ -103,9 +105,9 @@ def features(name: str, value: Any, shape: tuple[int, ...], dtype: str) -> np.nd
         raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")
     if len(array) == 0:
         raise ValueError(f"{name}: is empty, shape {array.shape}; expected at least one row")
+    finite(name, array, dtype)
     if array.dtype not in (np.uint8, np.float32, np.float64) or not array.dtype.isnative:
         array = array.astype(dtype)
-    finite(name, array)
     return array if array.ndim == 2 else array.reshape(len(array), -1)
 
 
@@ -143,5 +145,5 @@ def numbers(name: str, array: np.ndarray, units: int, dtype: str) -> np.ndarray:
             f"{name}: expected shape (n, {units}){' or (n,)' if units == 1 else ''} to match the "
             f"model's {units} outputs, got {array.shape}"
         )
-    finite(name, array)
+    finite(name, array, dtype)
     return np.ascontiguousarray(array, dtype=dtype)

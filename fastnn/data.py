@@ -65,30 +65,31 @@ def prepare(
     if raw.ndim == 0:
         raise ValueError(f"{names[1]}: expected one target per row, got a single number")
     checks.same_length(names[1], raw, names[0], len(features))
-    checks.finite(names[1], raw)
+    checks.finite(names[1], raw, dtype)
     try:
         targets = loss.targets(raw, units, dtype)
     except (ValueError, TypeError) as error:
         message = str(error)
         renamed = names[1] + message[1:] if message.startswith("y:") else message
         raise type(error)(renamed) from None
-    weights = _weights(sample_weight, names[2], len(features), dtype)
+    weights = _weights(sample_weight, names, len(features), dtype)
     if class_weight is not None:
         by_class = _class_weights(class_weight, loss.class_labels(targets), units, dtype)
         weights = by_class if weights is None else weights * by_class
     return Data(features, targets, weights)
 
 
-def _weights(value: Any, name: str, n: int, dtype: str) -> np.ndarray | None:
+def _weights(value: Any, names: tuple[str, ...], n: int, dtype: str) -> np.ndarray | None:
     if value is None:
         return None
+    name = names[2]
     array = checks.numeric(name, value)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
         raise ValueError(f"{name}: expected shape (n,), got {array.shape}")
-    checks.same_length(name, array, "X", n)
-    checks.finite(name, array)
+    checks.same_length(name, array, names[0], n)
+    checks.finite(name, array, dtype)
     if array.min() < 0:
         raise ValueError(f"{name}: expected weights of at least 0, got {array.min()}")
     return np.ascontiguousarray(array[:, None], dtype=dtype)

@@ -40,8 +40,11 @@ class Constant(Initializer):
 
     value: float = 0.0
 
+    def __post_init__(self) -> None:
+        checks.number("value", self.value)
+
     def sample(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-        return np.full(shape, checks.number("value", self.value))
+        return np.full(shape, float(self.value))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -77,11 +77,13 @@ class Model:
                     f"input_shape: the model is built for {self._chain.input_shape}, got {shape}"
                 )
             return
+        self._chain = self._make_chain(shape)
+        self._make_state()
+
+    def _make_chain(self, shape: tuple[int, ...]) -> Chain:
         if not self._layers:
             raise ValueError("layers: the model has no layers")
-        chain = Chain(self._layers, shape)
-        self._chain = chain
-        self._make_state()
+        return Chain(self._layers, shape)
 
     def _make_state(self) -> None:
         assert self._chain is not None
@@ -147,7 +149,7 @@ class Model:
                 raise ValueError(
                     f"threads: the backend {name!r} takes at most {most} here, got {threads}"
                 )
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
         if deterministic not in (None, "any-threads"):
             raise ValueError(
@@ -215,22 +217,23 @@ class Model:
         class_weight: Any = None,
         names: tuple[str, str, str] = ("X", "y", "sample_weight"),
     ) -> Data:
-        if not self._compiled:
-            self._need()
-        if self._chain is None and self._input is None:
+        """Check data against the model; the first data that pass decide the shape of a model."""
+        if not self._compiled or self._chain is not None or self._input is not None:
+            chain, _ = self._need()
+        else:
             array = checks.numeric(names[0], x)
-            if array.ndim < 2:
+            if array.ndim < 2 or array.size == 0:
                 raise ValueError(
-                    f"{names[0]}: expected examples in rows, shape (n, ...), got {array.shape}"
+                    f"{names[0]}: expected examples in rows, shape (n, ...) with n > 0, got "
+                    f"{array.shape}{', which is empty' if array.ndim > 1 else ''}"
                 )
-            if array.size == 0:
-                raise ValueError(f"{names[0]}: is empty, shape {array.shape}")
-            self.build(array.shape[1:])
-        chain, _ = self._need()
-        return prepare(
+            chain = self._make_chain(array.shape[1:])
+        data = prepare(
             x, y, sample_weight, class_weight, shape=chain.input_shape,
             units=chain.output_shape[-1], loss=self.loss, dtype=self._dtype, names=names,
         )  # fmt: skip
+        self.build(chain.input_shape)
+        return data
 
     # ------------------------------------------------------------------ training
 
@@ -336,10 +339,12 @@ class Model:
         self, data: Data, split: float, validation_data: tuple | None
     ) -> tuple[Data, Data | None]:
         if validation_data is not None:
-            if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+            listed = isinstance(validation_data, (tuple, list))
+            if not listed or len(validation_data) not in (2, 3):
+                came = f" of {len(validation_data)}" if listed else ""
                 raise ValueError(
-                    "validation_data: expected (X, y) or (X, y, sample_weight), got "
-                    f"{type(validation_data).__name__}"
+                    "validation_data: expected (X, y) or (X, y, sample_weight), got a "
+                    f"{type(validation_data).__name__}{came}"
                 )
             names = ("validation_data[0]", "validation_data[1]", "validation_data[2]")
             weights = validation_data[2] if len(validation_data) == 3 else None
@@ -470,6 +475,8 @@ class Model:
         """
         own = self.get_weights()
         chain, _ = self._need(compiled=False)
+        if not isinstance(weights, Iterable):
+            raise TypeError(f"weights: expected a list of arrays, got {weights!r}")
         new = [checks.numeric(f"weights[{i}]", w) for i, w in enumerate(weights)]
         if len(new) != len(own):
             raise ValueError(f"weights: expected {len(own)} arrays, got {len(new)}")
@@ -478,7 +485,7 @@ class Model:
                 raise ValueError(
                     f"weights[{i}]: expected shape {mine.shape} ({placed.name}), got {array.shape}"
                 )
-            checks.finite(f"weights[{i}]", array.reshape(-1))
+            checks.finite(f"weights[{i}]", array, self._dtype)
         for mine, array in zip(own, new, strict=True):
             mine[...] = array
 
@@ -564,6 +571,8 @@ class Sequential(Model):
 
     def __init__(self, layers: Sequence[Layer] = (), *, seed: int = 0) -> None:
         super().__init__((), seed)
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"layers: expected a list of Layer objects, got {layers!r}")
         for layer in layers:
             self.add(layer)
 

@@ -12,7 +12,8 @@ import numpy as np
 from .compiler import Node, Program, Tensor
 from .data import Data
 from .network import Chain
-from .runtime import FINISHED, Order, Runner
+from .runtime import FINISHED, NOT_FINITE, Order, Runner
+from .training import NonFiniteLoss, culprit
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -124,6 +125,8 @@ def profile_program(runner: Runner, data: Data, batch: int, seconds: float) -> T
         )  # fmt: skip
         wall += time.perf_counter() - start
         steps += done
+        if status == NOT_FINITE:
+            raise NonFiniteLoss(done, done // per_epoch, culprit(runner, data, batch, done, order))
         epochs = min(2 * epochs, 1 << 16) if status == FINISHED else epochs
     return _profile_table(runner, machine, times / steps, wall / steps, steps)
 

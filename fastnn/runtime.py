@@ -7,7 +7,7 @@ flat parameters and the optimizer's state belong to the model and are only refer
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -179,10 +179,10 @@ class NumpyRunner(Runner):
         update: bool = True,
     ) -> tuple[int, int]:
         deadline = perf_counter() + seconds
+        self.progress[0] = first
         per_epoch = -(-rows // batch)
         nodes, compute = self.program.nodes, self.program.compute
         for s in range(first, last):
-            self.progress[0] = s
             step = self._step(s, rows, batch, order)
             with np.errstate(all="ignore"):
                 self._execute_all(0, nodes[:compute], feeds, step, times)
@@ -190,10 +190,10 @@ class NumpyRunner(Runner):
                     return NOT_FINITE, s
                 if update:
                     self._execute_all(compute, nodes[compute:], feeds, step, times)
-            self.progress[0] = s + 1
+            if update:
+                self.progress[0] = s + 1
             if s + 1 < last and perf_counter() >= deadline:
                 return OUT_OF_TIME, s + 1
-        self.progress[0] = last
         return FINISHED, last
 
     def _step(self, s: int, rows: int, batch: int, order: Order | None) -> ref.Step:
@@ -253,6 +253,7 @@ class NativeRunner(Runner):
     """Runs a program with compiled kernels: whole epochs in one call, without the GIL."""
 
     def __init__(self, program: Program, state: State, kernels: provider.Provider) -> None:
+        program = replace(program, scratch=program.split.threads * kernels.scratch_bytes)
         self.program, self.state, self.provider = program, state, kernels
         self.name = kernels.name
         plan, split = program.plan, program.split

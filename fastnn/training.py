@@ -109,6 +109,12 @@ def summarise(runner: Runner, totals: np.ndarray, rows: int) -> dict[str, float]
     return logs
 
 
+def culprit(runner: Runner, data: Data, batch: int, step: int, order: Order | None) -> str:
+    """The first op of a step whose result is not finite, found with the NumPy definitions."""
+    finder = NumpyRunner(runner.program.unsharded(), runner.state)
+    return finder.first_not_finite(data.feeds, rows=len(data), batch=batch, step=step, order=order)
+
+
 @dataclass
 class Loop:
     """One call of ``fit``: from data, a runner and callbacks to a history."""
@@ -144,6 +150,9 @@ class Loop:
             while self.step < self.total and not self.model.stop_training:
                 self._slice()
         finally:
+            # An interrupt may come up right after the native call, or between two epochs of it.
+            self.step = int(self.runner.progress[0])
+            self._record_finished()
             self.state.updates += self.step
             self.state.epochs += self.step // self.per_epoch
             self.progress.close()
@@ -156,29 +165,20 @@ class Loop:
         if self.callbacks and self.step == epoch * self.per_epoch:
             for callback in self.callbacks:
                 callback.on_epoch_begin(self.model, epoch + self.initial_epoch)
+        if self.callbacks:  # one of them may have set another learning rate
+            self.runner = self.model._runner("train", self.data, self.batch)
         between = self.callbacks or self.validate is not None
         last = (epoch + 1) * self.per_epoch if between else self.total
         self._take_snapshot()
         before = self.step
-        try:
-            status, _ = self._run(before, last, self.totals)
-        except KeyboardInterrupt:  # what the native call has done before it counts
-            self.step = int(self.runner.progress[0])
-            for done in self._finished(before):
-                self._record(done)
-            raise
+        status, _ = self._run(before, last, self.totals)
         self.step = int(self.runner.progress[0])
         if status == NOT_FINITE:
-            for done in self._finished(before):
-                self._record(done)
+            self._record_finished()
             self._fail()
         self.progress.advance(self.step - before)
-        for done in self._finished(before):
+        for done in range(before // self.per_epoch, self.step // self.per_epoch):
             self._end_epoch(done)
-
-    def _finished(self, before: int) -> range:
-        """Epochs that ended since step ``before``."""
-        return range(before // self.per_epoch, self.step // self.per_epoch)
 
     def _run(self, first: int, last: int, totals: np.ndarray, **options: Any) -> tuple[int, int]:
         return self.runner.run(
@@ -204,20 +204,18 @@ class Loop:
     def _fail(self) -> None:
         """Go back to the weights of the last finite loss, and say what happened."""
         failed = self.step
-        op = self._culprit(failed)
+        op = culprit(self.runner, self.data, self.batch, failed, self.order)
         if self.snapshot is not None:
             self.snapshot.restore()
-            first, self.step = self.snapshot.step, max(self.snapshot.step, failed - 1)
-            if self.step > first:  # the same steps again: all that is random comes from counters
-                self._run(first, self.step, np.zeros_like(self.totals), seconds=1e9)
+            # The same steps again: all that is random comes from counters.
+            first = self.snapshot.step
+            self._run(first, max(first, failed - 1), np.zeros_like(self.totals), seconds=1e9)
         raise NonFiniteLoss(failed, failed // self.per_epoch + self.initial_epoch, op)
 
-    def _culprit(self, step: int) -> str:
-        """The first op whose result is not finite, found with the NumPy definitions."""
-        finder = NumpyRunner(self.runner.program.unsharded(), self.state)
-        return finder.first_not_finite(
-            self.data.feeds, rows=len(self.data), batch=self.batch, step=step, order=self.order
-        )
+    def _record_finished(self) -> None:
+        """Write down the epochs that ended and are not yet in the history."""
+        for done in range(len(self.history.epoch), self.step // self.per_epoch):
+            self._record(done)
 
     def _record(self, index: int, **more: float) -> dict[str, float]:
         logs = summarise(self.runner, self.totals[index], len(self.data)) | more

@@ -98,7 +98,11 @@ def _all_kernels() -> list[Kernels]:
             continue
         levels = aot.AVAILABLE if "isa" in inspect.signature(make).parameters else ("",)
         for level, dtype in itertools.product(levels, DTYPES):
-            found.append(Kernels(make(dtype, level) if level else make(dtype), dtype))
+            try:
+                made = make(dtype, level) if level else make(dtype)
+            except ImportError:  # of an optional package
+                continue
+            found.append(Kernels(made, dtype))
     return found
 
 
@@ -108,14 +112,24 @@ each_kernels = pytest.mark.parametrize("kernels", KERNELS, ids=str)
 each_op = pytest.mark.parametrize("op", OPS.values(), ids=list(OPS))
 
 
+def differentiable(formula: Formula) -> bool:
+    """Whether there is a derivative: a metric has none."""
+    return "derivative" in formula.companions
+
+
+def has_gradient_op(formula: Formula) -> bool:
+    """Whether an activation emits a gradient; the identity stands for no formula at all."""
+    return formula.name != "identity"
+
+
 def kernels_of(dtype: str) -> Kernels:
     """The best of the kernels of a number type: for tests that need only one."""
     return [k for k in KERNELS if k.dtype == dtype][-1]
 
 
-def each_formula(*kinds: str) -> Any:
-    """Parametrize over the formulas of some kinds."""
-    formulas = [f for kind in kinds for f in FORMULAS[kind].values()]
+def each_formula(*kinds: str, where: Callable[[Formula], bool] = bool) -> Any:
+    """Parametrize over the formulas of some kinds, or over those of them that meet a condition."""
+    formulas = [f for kind in kinds for f in FORMULAS[kind].values() if where(f)]
     return pytest.mark.parametrize("formula", formulas, ids=lambda f: f"{f.kind}-{f.name}")
 
 
@@ -193,17 +207,16 @@ def _fits(op: Op, formula: Formula | None, given: set[str]) -> bool:
     if formula is None:
         return True
     if formula.kind == "loss":
-        metric = "derivative" not in formula.companions
-        return "labels" not in given and not (metric and op.loss_gradient in given)
+        wanted = op.loss_gradient in given
+        return "labels" not in given and (differentiable(formula) or not wanted)
     if formula.kind == "optimizer":
         states = {f"s{i}" for i in range(len(formula.state))}
         return {g for g in given if g[0] == "s" and g[1:].isdigit()} == states
     optional = [o.name for o in op.inputs if o.optional]
     if formula.kind != "activation" or not {"x", "y"} & set(optional):
         return True
-    if formula.name == "identity" and given.isdisjoint("xy"):
-        # The identity stands for no formula at all: only an op whose own work remains has it.
-        return "x" not in optional
+    if not has_gradient_op(formula) and given.isdisjoint("xy"):
+        return "x" not in optional  # only in an op whose own work remains
     if "x" not in optional and not given & {"y"}:
         return False  # without y there is no derivative, and so no function but the identity
     return all((n in given) == formula.derivative_reads(n) for n in ("x", "y") if n in names)

@@ -50,9 +50,15 @@ def train(layers, loss, optimizer, X, y, w=None, **options):
     model = fnn.Sequential([fnn.Input(FEATURES), *layers], seed=3)
     model.compile(loss, optimizer, **options)
     history = model.fit(X, y, sample_weight=w, batch_size=BATCH, epochs=EPOCHS, verbose=0)
-    (runner,) = (r for r in model._runners.values() if r.program.purpose == "train")
     metrics = np.array(list(history.history.values()))
-    return metrics, model.parameters.copy(), model.predict(X), runner.program.split
+    split = _training(model).program.split
+    return metrics, model.parameters.copy(), model.predict(X), split
+
+
+def _training(model):
+    """The runner that trained the model."""
+    (runner,) = (r for r in model._runners.values() if r.program.purpose == "train")
+    return runner
 
 
 def assert_agree(found, expected, dtype):
@@ -161,6 +167,28 @@ def test_dropout_and_penalties(rate, dtype):
 def test_rescaling_of_what_is_gathered(kind, dtype):
     layers = [L.Rescaling(1 / 128, -1.0), L.Dense(17, "tanh"), L.Dense(OUTPUTS)]
     both(layers, "mean_squared_error", optimizer("nesterov"), *data(dtype=kind), dtype=dtype)
+
+
+@both_types
+@pytest.mark.parametrize("name", fnn.optimizers.OPTIMIZERS)
+def test_batches_too_large_to_fuse_their_update(name, dtype):
+    """A pass of its own over the flat parameters updates them then, penalties and all."""
+    rng = np.random.default_rng(6)
+    X, y = rng.normal(size=(1300, FEATURES)), rng.normal(size=(1300, OUTPUTS))
+    layers = [
+        L.Dense(17, "tanh", kernel_regularizer=0.02),
+        L.Dense(OUTPUTS, kernel_regularizer=0.05, bias_regularizer=0.01),
+    ]
+    results = []
+    for options in ({"backend": "numpy"}, {"threads": 1}, {"threads": 2}):
+        model = fnn.Sequential([fnn.Input(FEATURES), *layers], seed=3)
+        model.compile("mean_squared_error", optimizer(name), dtype=dtype, **options)
+        history = model.fit(X, y, batch_size=600, epochs=10, verbose=0)
+        results.append((history.history["loss"], model.parameters.copy(), model.predict(X[:9])))
+        if len(results) < 3:  # by rows, gradients are added up and then always take this way
+            assert "update" in {node.op.name for node in _training(model).program.nodes}
+    for result in results[1:]:
+        assert_agree(result, results[0], dtype)
 
 
 @both_types

@@ -147,6 +147,9 @@ CASES = {
     "NaN in strided X": (
         "classifier", fit(X=np.repeat(spoiled(rows(), NAN, (3, 2)), 2, axis=0)[::2]), ValueError,
         ("X", "nan", "[3, 2]", "finite")),
+    "X beyond float32": (
+        "classifier", fit(X=spoiled(rows().astype("f8"), 1e300)), ValueError,
+        ("X", "1e+300", "[3, 0]", "float32")),
     "predict: features": ("classifier", with_call("predict", X=rows(features=5)), ValueError,
                           ("X", "(20, 5)", "(n, 4)")),
     "predict: NaN": ("classifier", with_call("predict", X=spoiled(rows(), NAN)), ValueError,

@@ -27,7 +27,7 @@ def philox(counter: tuple[int, ...], key: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def expected_words(seed: int, stream: int, step: int, row: int, n: int) -> list[int]:
-    """The words of one row: counter j gives words j, j + q, j + 2 q and j + 3 q, q = ceil(n / 4)."""
+    """The words of one row: counter j gives j, j + q, j + 2 q and j + 3 q with q = ceil(n / 4)."""
     key = seed & WORD, seed >> 32
     counters = [(j, row, step & WORD, stream) for j in range(-(-n // 4))]
     blocks = [philox(counter, key) for counter in counters]

@@ -169,11 +169,12 @@ def test_optimizers(name, weighted, dtype):
     compare(model, network, theirs(network.weights), squared, X, y, w, dtype=dtype)
 
 
+@pytest.mark.parametrize("backend", ["numpy", "cython"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_default_rates_and_constants(name):
+def test_default_rates_and_constants(name, backend):
     """Where PyTorch's default is ours, it is taken from there."""
     kind = fnn.optimizers.OPTIMIZERS[name]
-    model = ours(loss="mean_squared_error", optimizer=kind(), dtype="float64")
+    model = ours(loss="mean_squared_error", optimizer=kind(), dtype="float64", backend=backend)
     network = Theirs(model, "float64")
     theirs = {
         "sgd": lambda p: torch.optim.SGD(p, 0.01),

@@ -55,11 +55,15 @@ def differentiate(graph: Graph, parameters: Sequence[Tensor]) -> Graph:
                 (gradients[weight],) = graph.emit(
                     node.op.penalty_gradient, gradients[weight], weight, **node.attrs
                 )
-    placed = {}
+    placed: dict[Tensor, Tensor] = {}
     for parameter in parameters:
         if parameter not in gradients:
             raise ValueError(f"{parameter.name} does not influence the loss")
-        placed[gradients[parameter]] = Tensor(
+        gradient = gradients[parameter]
+        if gradient in placed:  # two parameters share it: each has a place of its own
+            with graph.during("backward"):
+                (gradient,) = graph.emit("rescale", gradient, scale=1.0, offset=0.0)
+        placed[gradient] = Tensor(
             f"d{parameter.name}", parameter.shape, region="gradients", offset=parameter.offset
         )
     graph.roots += list(placed)

@@ -180,11 +180,13 @@ def fuse_update(graph: Graph, batch: int) -> Graph:
     table = graph.tables[segments].tolist()
     nodes: list[Node] = []
     for node in graph.nodes:
-        if node.op.name != "dense_dw":
+        dw, db = node.outputs if node.op.name == "dense_dw" else (None, None)
+        # A gradient that something else reads must be stored, and may not yet be the parameter's.
+        if dw is None or any(
+            t and (t.region != "gradients" or graph.consumers(t)) for t in (dw, db)
+        ):
             nodes.append(node)
             continue
-        dw, db = node.outputs
-        assert dw is not None
         w = Tensor("w", dw.shape, region="parameters", offset=dw.offset)
         b = db and Tensor("b", db.shape, region="parameters", offset=db.offset)
         size = math.prod(dw.shape) + (math.prod(db.shape) if db else 0)

@@ -30,8 +30,10 @@ class Program:
         The calls. The first ``compute`` come before the loss is looked at, the rest update.
     batch
         The largest number of rows of a step.
-    parameters
-        Size of the flat vectors of parameters and gradients.
+    parameters, states
+        Size of the flat vector of parameters; number of vectors like it that the optimizer keeps.
+    scratch
+        Bytes that the runner's kernels work in beside what is planned.
     """
 
     purpose: str
@@ -44,6 +46,7 @@ class Program:
     dtype: str
     parameters: int
     states: int
+    scratch: int = 0
 
     @property
     def compute(self) -> int:
@@ -105,6 +108,7 @@ class Program:
             * (self.purpose == "train"),
             "arena": self.plan.arena_bytes * shards,
             "results": self.plan.rows_bytes,
+            "scratch": self.scratch,
         }
 
     def verify(self) -> None:
@@ -139,22 +143,28 @@ class Program:
         self._verify_memory()
 
     def _verify_updates(self, written: set[Tensor]) -> None:
-        covered = sum(math.prod(t.shape) for t in written if t.region == "gradients")
+        """Every parameter has one gradient, and none is read once it has been updated."""
+        spans = [_span(t) for t in written if t.region == "gradients"]
         changed: list[tuple[int, int]] = []
         for i, node in enumerate(self.nodes):
-            names = {o.name: t for o, t in zip(node.op.operands, node.operands, strict=True)}
-            for name, tensor in names.items():
+            if node.phase == "update":  # one pass over what is left, see its segments
+                continue
+            for operand, tensor in zip(node.op.operands, node.operands, strict=True):
                 if tensor is None or tensor.region != "parameters":
                     continue
-                span = (tensor.offset, tensor.offset + math.prod(tensor.shape))
-                if any(span[0] < stop and start < span[1] for start, stop in changed) and (
-                    node.op.name != "update"
-                ):
+                start, stop = _span(tensor)
+                if any(start < high and low < stop for low, high in changed):
                     raise ValueError(f"call {i} ({node.op.name}): {tensor} is already updated")
-                if name in node.op.writes and node.op.name != "update":
-                    changed.append(span)
-        covered += sum(stop - start for start, stop in changed)
-        if self.purpose in ("train", "gradients") and covered != self.parameters:
+                if operand.name in node.op.writes:
+                    changed.append((start, stop))
+        if self.purpose not in ("train", "gradients"):
+            return
+        end = 0
+        for start, stop in sorted(spans + changed):
+            if start != end:
+                break
+            end = stop
+        if end != self.parameters:
             raise ValueError("the gradients written do not cover the parameters")
 
     def _verify_memory(self) -> None:
@@ -178,9 +188,13 @@ class Program:
         """Whether ``new`` is allowed to replace ``old`` in the call where one ends."""
         index = self.plan.life[new][0]
         node = self.nodes[index]
-        names = {id(t): o.name for o, t in zip(node.op.operands, node.operands, strict=True)}
+        names = {o.name: t for o, t in zip(node.op.operands, node.operands, strict=True)}
         return (
             self.plan.life[old][1] == index
             and self.plan.offsets[old] == self.plan.offsets[new]
-            and node.op.in_place.get(names.get(id(new), "")) == names.get(id(old))
+            and any(names[a] is new and names[b] is old for a, b in node.op.in_place.items())
         )
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    return tensor.offset, tensor.offset + math.prod(tensor.shape)

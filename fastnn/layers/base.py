@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .. import checks
@@ -67,7 +67,7 @@ class Input(Layer):
     """
 
     def __init__(self, shape: int | Sequence[int]) -> None:
-        sizes = (shape,) if isinstance(shape, int) else shape
+        sizes = shape if isinstance(shape, Iterable) else (shape,)
         self.shape = tuple(checks.positive_int("shape", s) for s in sizes)
         if not self.shape:
             raise ValueError("shape: an example has at least one dimension, got ()")

@@ -189,7 +189,8 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
                 if job.split:
                     team_barrier(&job.team)
         if thread == 0:
-            job.progress[0] = s + 1
+            if job.update:
+                job.progress[0] = s + 1
             if s + 1 < job.last and team_now() >= job.deadline:
                 job.status = 1
                 job.stop = 1

@@ -97,8 +97,7 @@ cdef inline void prefetch_rule(const Rule* rule, int64_t top, int64_t bottom, in
 cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil:
     """w, b and their state, updated by their gradients x^T dz and sum dz, which are never stored.
 
-    A few rows of the gradient at a time stay in the cache until the rule has run over them. Of the
-    batch there are at most K_BLOCK rows.
+    A few rows of the gradient at a time stay in the cache until the rule has run over them.
     """
     cdef int64_t batch = call.sizes[0], inputs = call.sizes[1], units = call.sizes[2]
     cdef const real* x = <const real*>call.buffers[0]
@@ -108,8 +107,8 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
     cdef real* left = packed + N_BLOCK * K_BLOCK
     cdef real* gradient = left + TILE_ROWS * K_BLOCK
     cdef int64_t i0 = 0, i1 = inputs, j0 = 0, j1 = units
-    cdef int64_t blocks, block, top, bottom, chunk, first, n, panel, i, j, k
-    cdef int width, large = inputs * units * <int64_t>sizeof(real) > PREFETCH_BYTES
+    cdef int64_t blocks, block, top, bottom, chunk, first, n, panel, i, j
+    cdef int width, pack, large = inputs * units * <int64_t>sizeof(real) > PREFETCH_BYTES
     cdef TileShape shape
     cdef Rule rule
     cdef Product p
@@ -129,8 +128,10 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
     for chunk in range(blocks_of(j1 - j0, N_BLOCK)):
         first = j0 + chunk * N_BLOCK
         n = min(j1 - first, <int64_t>N_BLOCK)
+        shape.ldb = units
         # Rows of dz far apart fall into few cache sets: then the chunk is copied, panel by panel.
-        if n > PACK_COLUMNS:
+        pack = n > PACK_COLUMNS and batch <= K_BLOCK
+        if pack:
             shape.ldb = TILE_COLUMNS
             for panel in range(blocks_of(n, TILE_COLUMNS)):
                 j = panel * TILE_COLUMNS
@@ -142,7 +143,7 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
             top = i0 + (i1 - i0) * block // blocks
             bottom = i0 + (i1 - i0) * (block + 1) // blocks
             shape.lda = inputs
-            if n > PACK_COLUMNS:
+            if pack:
                 shape.lda = bottom - top
                 pack_a(&p, top, bottom, 0, batch, left, 0)
             for panel in range(blocks_of(n, TILE_COLUMNS)):
@@ -151,8 +152,8 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
                 if large:
                     prefetch_rule(&rule, top, bottom, units, first + j)
                 tile_for(<int>(bottom - top), width, 1)(
-                    &shape, left if n > PACK_COLUMNS else x + top,
-                    packed + j * batch if n > PACK_COLUMNS else dz + first + j,
+                    &shape, left if pack else x + top,
+                    packed + j * batch if pack else dz + first + j,
                     gradient + j, width)
             if n == units:  # whole rows of w: one contiguous run
                 apply_rule(&rule, top * units, gradient, (bottom - top) * n, call.constants[6])
@@ -162,10 +163,9 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
                                call.constants[6])
     if b == NULL or (i0 > 0 and j1 == units and j0 == 0):
         return  # threads that share columns leave the bias to the first of them
-    k = b - rule.w  # the state of b follows that of w
     rule.w = b
-    for i in range(MAX_STATE):
-        rule.state[i] += k
+    for i in range(MAX_STATE):  # the state of b follows that of w
+        rule.state[i] += inputs * units
     for chunk in range(blocks_of(j1 - j0, N_BLOCK)):
         first = j0 + chunk * N_BLOCK
         n = min(j1 - first, <int64_t>N_BLOCK)

@@ -94,13 +94,13 @@ cdef inline void pack_a(const Product* p, int64_t top, int64_t bottom, int64_t k
                         real* to, int64_t ld) noexcept nogil:
     """Rows top to bottom of A: by rows with stride ld, or by columns without gaps."""
     cdef int64_t i, rows = bottom - top
-    cdef int first = <int>min(rows, <int64_t>VLEN), rest = <int>rows - first
+    cdef int part, width
     cdef const real* a = p.a + k0 * p.lda + top
     if p.a_by_columns:
         for i in range(k):
-            v_store_n(to, v_load_n(a, first), first)
-            if rest > 0:
-                v_store_n(to + VLEN, v_load_n(a + VLEN, rest), rest)
+            for part in range(<int>blocks_of(rows, VLEN)):
+                width = min(VLEN, <int>rows - part * VLEN)
+                v_store_n(to + part * VLEN, v_load_n(a + part * VLEN, width), width)
             to += rows
             a += p.lda
     else:
@@ -181,9 +181,9 @@ cdef inline void divide(int64_t m, int64_t n, int thread, int threads, int64_t* 
                         int64_t* j0, int64_t* j1) noexcept nogil:
     """A thread's rows i0 to i1 and columns j0 to j1 of an m x n result.
 
-    Rows where there are enough. Giving each thread its own columns of the weights, in forward and in
-    update, would keep them in its cache; tried, it took 1.4 times as long (784-128-10, 2 threads):
-    runs of columns of two threads lie side by side in every page, and each core's prefetcher takes
+    Rows where there are enough. Giving each thread its own columns of the weights, in forward and
+    in update, would keep them in its cache; tried, it took 1.4 times as long (784-128-10, two
+    threads): runs of columns of two threads lie side by side in every page, and each core's prefetcher takes
     away lines that the other is about to write.
     """
     if m < threads * TILE_ROWS:

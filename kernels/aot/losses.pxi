@@ -22,7 +22,7 @@ cdef void cross_entropy(const Call* call, int thread, int threads) noexcept nogi
         for i in range(columns):
             t = distribution[r * columns + i] if labels == NULL else <real>(labels[r] == i)
             clipped = floor if p[i] < floor else p[i]
-            loss -= <double>(t * r_log(clipped)) if t != 0 else 0.0
+            loss -= <double>(t * r_log(clipped))
             if dp != NULL:
                 dp[r * columns + i] = -scale * t / clipped
         rows[r] = loss * row_weight(call, r)

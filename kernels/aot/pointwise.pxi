@@ -23,8 +23,10 @@ cdef void activation_grad(const Call* call, int thread, int threads) noexcept no
     cdef const real* y = <const real*>call.buffers[2]
     cdef real* dx = <real*>call.buffers[3] + start
     copy_part(<const real*>call.buffers[0] + start, dx, n)
-    (<activation_grad_loop>call.formulas[1])(
-        dx, x + start if x != NULL else NULL, y + start if y != NULL else NULL, n, call.constants)
+    if call.formulas[1] != NULL:  # else the identity
+        (<activation_grad_loop>call.formulas[1])(
+            dx, x + start if x != NULL else NULL, y + start if y != NULL else NULL, n,
+            call.constants)
 
 
 cdef void add(const Call* call, int thread, int threads) noexcept nogil:
@@ -57,7 +59,7 @@ cdef inline void keep(const real* x, real* y, const uint32_t* words, int64_t n, 
                       real scale) noexcept nogil:
     cdef int64_t i
     for i in range(n):
-        y[i] = x[i] * scale if words[i] >= threshold else <real>0
+        y[i] = x[i] * (scale if words[i] >= threshold else <real>0)  # NaN stays NaN
 
 
 cdef void dropout(const Call* call, int thread, int threads) noexcept nogil:

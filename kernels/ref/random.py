@@ -28,7 +28,7 @@ def words(seed: int, stream: int, step: int, rows: np.ndarray, n: int) -> np.nda
             p & low,
         )
         k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
-    return np.stack([a, b, c, d], axis=1).reshape(len(rows), -1)[:, :n].astype(np.uint32)
+    return np.stack([a, b, c, d], axis=1).reshape(len(rows), 4 * quarter)[:, :n].astype(np.uint32)
 
 
 def shuffled(seed: int, epoch: int, n: int) -> np.ndarray:
