@@ -31,7 +31,7 @@ def resolve(argument: str, value: Any, known: Mapping[str, type[T]], base: type[
         return value()
     if not isinstance(value, str):
         raise TypeError(
-            f"{argument}: expected a name or a {base.__name__}, got {type(value).__name__}"
+            f"{argument}: expected a name or {base.__name__} object, got {type(value).__name__}"
         )
     if value not in known:
         names = sorted(known)

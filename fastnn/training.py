@@ -50,16 +50,17 @@ class _Snapshot:
     """A copy of what training changes, from a step whose loss was finite."""
 
     state: State
+    runner: Runner
     step: int = 0
     taken: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.arrays = [a.copy() for a in self._originals()]
 
-    def take(self, step: int) -> None:
+    def take(self, step: int, runner: Runner) -> None:
         for mine, theirs in zip(self.arrays, self._originals(), strict=True):
             np.copyto(mine, theirs)
-        self.step, self.taken = step, time.monotonic()
+        self.step, self.runner, self.taken = step, runner, time.monotonic()
 
     def restore(self) -> None:
         for mine, theirs in zip(self.arrays, self._originals(), strict=True):
@@ -139,7 +140,8 @@ class Loop:
         self.order = Order(len(self.data)) if self.shuffle else None
         self.totals = np.zeros((self.epochs - self.initial_epoch, len(self.runner.program.sums)))
         self.step = 0
-        self.snapshot = _Snapshot(self.state) if self.keep_snapshot else None
+        self.snapshot = _Snapshot(self.state, self.runner) if self.keep_snapshot else None
+        self.runner.progress[0] = 0  # a runner serves many calls of fit
 
     def run(self) -> History:
         """Train, and leave model and history in a sound state however it ends."""
@@ -167,6 +169,7 @@ class Loop:
                 callback.on_epoch_begin(self.model, epoch + self.initial_epoch)
         if self.callbacks:  # one of them may have set another learning rate
             self.runner = self.model._runner("train", self.data, self.batch)
+            self.runner.progress[0] = self.step
         between = self.callbacks or self.validate is not None
         last = (epoch + 1) * self.per_epoch if between else self.total
         self._take_snapshot()
@@ -193,13 +196,19 @@ class Loop:
         )
 
     def _take_snapshot(self) -> None:
-        """Now and then, copy the weights once it is known that their loss is finite."""
-        if self.snapshot is None or time.monotonic() - self.snapshot.taken < SNAPSHOT_EVERY:
+        """Now and then, copy the weights once it is known that their loss is finite.
+
+        At the start of every epoch where there are callbacks: what they change cannot be repeated.
+        """
+        if self.snapshot is None or self.step == self.snapshot.step:
+            return
+        often = self.callbacks and self.step % self.per_epoch == 0
+        if not often and time.monotonic() - self.snapshot.taken < SNAPSHOT_EVERY:
             return
         scratch = np.zeros_like(self.totals)
         status, _ = self._run(self.step, self.step + 1, scratch, update=False)
         if status != NOT_FINITE:
-            self.snapshot.take(self.step)
+            self.snapshot.take(self.step, self.runner)
 
     def _fail(self) -> None:
         """Go back to the weights of the last finite loss, and say what happened."""
@@ -208,7 +217,7 @@ class Loop:
         if self.snapshot is not None:
             self.snapshot.restore()
             # The same steps again: all that is random comes from counters.
-            first = self.snapshot.step
+            first, self.runner = self.snapshot.step, self.snapshot.runner
             self._run(first, max(first, failed - 1), np.zeros_like(self.totals), seconds=1e9)
         raise NonFiniteLoss(failed, failed // self.per_epoch + self.initial_epoch, op)
 

@@ -312,6 +312,29 @@ def test_an_interrupted_training_is_a_shorter_training():
     np.testing.assert_array_equal(model.parameters, expected.parameters)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_callback_that_fails_before_an_epoch_leaves_what_was_trained(epoch, backend):
+    class Fails(fnn.callbacks.Callback):
+        def on_epoch_begin(self, model, number):
+            if number == epoch:
+                raise KeyboardInterrupt
+
+    X, y = classes()
+    model, expected = (classifier(backend=backend) for _ in range(2))
+    for m in (model, expected):
+        m.fit(X, y, epochs=3, verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y, epochs=5, callbacks=Fails(), verbose=0)
+    history = model.history
+    if epoch:
+        assert history.history == expected.fit(X, y, epochs=epoch, verbose=0).history
+    assert history.epoch == list(range(epoch))
+    for m in (model, expected):
+        m.fit(X, y, verbose=0)
+    np.testing.assert_array_equal(model.parameters, expected.parameters)
+
+
 @ways
 def test_an_interrupt_while_epochs_are_written_down_loses_none(way, monkeypatch):
     """Short epochs end by the thousand in one native call; their weights are all trained."""
@@ -446,6 +469,31 @@ def test_copies_of_good_weights_taken_on_the_way_change_nothing(way, monkeypatch
     b = classifier(**WAYS[way])
     b.fit(X, y, epochs=3, verbose=0)
     np.testing.assert_array_equal(a.parameters, b.parameters)
+
+
+@ways
+@pytest.mark.parametrize("changes", ["rate", "weights"])
+def test_what_callbacks_change_is_not_lost_with_the_loss(changes, way):
+    """The weights of the last finite loss, also when a callback had its hand in them."""
+    slow, fast = 0.01, 3.0
+
+    def change(model):
+        if changes == "weights":
+            model.parameters[:] = 0.5
+        model.optimizer.learning_rate = fast
+
+    class Change(fnn.callbacks.Callback):
+        def on_epoch_end(self, model, epoch, logs):
+            if epoch == 2:
+                change(model)
+
+    model, X, y = diverging(way, optimizer=SGD(slow))
+    error = lost(model, X, y, callbacks=Change())
+    assert error.step > 20  # nine steps are slow
+    again, _, _ = diverging(way, optimizer=SGD(slow))
+    replay(again, X, y, 9)
+    change(again)
+    close(model.parameters, replay(again, X, y, error.step - 1 - 9))
 
 
 @pytest.mark.parametrize("name", fnn.optimizers.OPTIMIZERS)

@@ -183,8 +183,8 @@ cdef inline void divide(int64_t m, int64_t n, int thread, int threads, int64_t* 
 
     Rows where there are enough. Giving each thread its own columns of the weights, in forward and
     in update, would keep them in its cache; tried, it took 1.4 times as long (784-128-10, two
-    threads): runs of columns of two threads lie side by side in every page, and each core's prefetcher takes
-    away lines that the other is about to write.
+    threads): runs of columns of two threads lie side by side in every page, and each core's
+    prefetcher takes away lines that the other is about to write.
     """
     if m < threads * TILE_ROWS:
         j0[0] = share(n, TILE_COLUMNS, thread, threads)
