@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
@@ -27,7 +28,7 @@ SLICE = 0.05
 
 FINISHED, OUT_OF_TIME, NOT_FINITE = executor.FINISHED, executor.OUT_OF_TIME, executor.NOT_FINITE
 
-_CODES = {"uint8": 0, "float32": 1, "float64": 2}
+_CODES = {np.dtype(np.uint8): 0, np.dtype(np.float32): 1, np.dtype(np.float64): 2}
 _TYPES: dict[str, np.dtype] = {"int32": np.dtype(np.int32), "double": np.dtype(np.float64)}
 
 #: Backends that a user can name. ``auto`` is ``cython``.
@@ -328,17 +329,23 @@ class NativeRunner(Runner):
         if op.formula is not None and node.attrs["function"] != "identity":
             call["formulas"] = self.provider.formulas[op.formula, node.attrs["function"]]
 
+    @cached_property
+    def _feed_places(self) -> list[tuple[int, int, str]]:
+        """Call, operand and name of each of the user's arrays."""
+        return [
+            (i, j, tensor.name)
+            for i, node in enumerate(self.program.nodes)
+            for j, tensor in enumerate(node.operands)
+            if tensor is not None and tensor.region == "feed"
+        ]
+
     def _feed(self, table: np.ndarray, feeds: Feeds) -> None:
         """Point the calls that touch the user's arrays at these arrays."""
-        for i, node in enumerate(self.program.nodes):
-            for j, tensor in enumerate(node.operands):
-                if tensor is None or tensor.region != "feed":
-                    continue
-                array = feeds[tensor.name]
-                table["buffers"][:, i, j] = array.ctypes.data
-                table["sizes"][:, i, 3] = _CODES.get(array.dtype.name, 0)
-                table["sizes"][:, i, 4] = array.strides[0]
-                table["sizes"][:, i, 5] = array.strides[-1]
+        buffers, sizes = table["buffers"], table["sizes"]
+        for i, j, name in self._feed_places:
+            array = feeds[name]
+            buffers[:, i, j] = array.ctypes.data
+            sizes[:, i, 3:6] = _CODES.get(array.dtype, 0), array.strides[0], array.strides[-1]
 
     def run(
         self,
@@ -356,8 +363,9 @@ class NativeRunner(Runner):
     ) -> tuple[int, int]:
         full = self.table(min(batch, rows))
         partial = self.table(rows % batch or min(batch, rows))
-        for table in (full, partial):
-            self._feed(table, feeds)
+        self._feed(full, feeds)
+        if partial is not full:
+            self._feed(partial, feeds)
         return executor.run(
             full,
             partial,

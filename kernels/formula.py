@@ -23,6 +23,7 @@ import math
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 Function = Callable[..., object]
@@ -47,7 +48,7 @@ class Formula:
     domain: tuple[float, float] = (-math.inf, math.inf)
     companions: dict[str, Function] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[str, ...]:
         """Names of the arguments that a user chooses, in order."""
         names = tuple(inspect.signature(self.function).parameters)

@@ -176,28 +176,38 @@ def adagrad(w, g, accumulator, rate, epsilon):
     return w - rate * g / (sqrt(r) + epsilon), r
 
 
-@optimizer("Tieleman & Hinton, Coursera lecture 6.5 (2012)", state=("mean_square",))
-def rmsprop(w, g, mean_square, rate, rho, epsilon):
+@optimizer(
+    "Tieleman & Hinton, Coursera lecture 6.5 (2012)", state=("mean_square",), constants=("gain",)
+)
+def rmsprop(w, g, mean_square, rate, rho, epsilon, gain):
     """r <- rho r + (1 - rho) g^2; w <- w - rate g / (sqrt(r) + epsilon)"""
-    r = rho * mean_square + (1.0 - rho) * g * g
+    r = rho * mean_square + gain * g * g
     return w - rate * g / (sqrt(r) + epsilon), r
+
+
+@rmsprop.per_step
+def _(step, rho, epsilon):
+    return (1.0 - rho,)
 
 
 @optimizer(
     "Kingma & Ba, Adam, ICLR 2015, algorithm 1",
     state=("mean", "mean_square"),
-    constants=("correction", "square_correction"),
+    constants=("gain1", "gain2", "correction", "square_correction"),
 )
-def adam(w, g, mean, mean_square, rate, beta1, beta2, epsilon, correction, square_correction):
+def adam(
+    w, g, mean, mean_square, rate, beta1, beta2, epsilon, gain1, gain2, correction, square_correction
+):
     """m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2; w <- w - rate m^ / (sqrt(v^) + epsilon)"""
-    m = beta1 * mean + (1.0 - beta1) * g
-    v = beta2 * mean_square + (1.0 - beta2) * g * g
+    m = beta1 * mean + gain1 * g
+    v = beta2 * mean_square + gain2 * g * g
     return w - rate * correction * m / (sqrt(square_correction * v) + epsilon), m, v
 
 
 @adam.per_step
 def _(step, beta1, beta2, epsilon):
-    return 1.0 / (1.0 - beta1**step), 1.0 / (1.0 - beta2**step)
+    # In float32, 1 - 0.999 from a rounded 0.999 is off by 1e-5: it is computed here, in double.
+    return 1.0 - beta1, 1.0 - beta2, 1.0 / (1.0 - beta1**step), 1.0 / (1.0 - beta2**step)
 
 
 # ---------------------------------------------------------------------------- schedules
