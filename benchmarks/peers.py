@@ -72,7 +72,7 @@ class Fastnn(Peer):
             loss=network.loss,
             optimizer=optimizers.Adam(learning_rate=learning_rate, epsilon=EPSILON),
             backend=self.backend,
-            threads=threads,
+            threads=threads if self.backend == "cython" else None,  # NumPy's BLAS has its own
         )
         self.model.build((network.sizes[0],))
         self.model.set_weights(weights)

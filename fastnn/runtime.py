@@ -330,14 +330,14 @@ class NativeRunner(Runner):
             call["formulas"] = self.provider.formulas[op.formula, node.attrs["function"]]
 
     @cached_property
-    def _feed_places(self) -> list[tuple[int, int, str]]:
+    def _feed_places(self) -> tuple[tuple[int, int, str], ...]:
         """Call, operand and name of each of the user's arrays."""
-        return [
+        return tuple(
             (i, j, tensor.name)
             for i, node in enumerate(self.program.nodes)
             for j, tensor in enumerate(node.operands)
             if tensor is not None and tensor.region == "feed"
-        ]
+        )
 
     def _feed(self, table: np.ndarray, feeds: Feeds) -> None:
         """Point the calls that touch the user's arrays at these arrays."""

@@ -5,7 +5,7 @@
 #   weight gradient  dW = X^T dZ   A by columns, B by rows
 #
 # Small products run straight from the matrices: packing costs more than it saves while a panel of B
-# stays in the caches. Larger ones go by blocks of K: one panel of B at a time is copied to
+# stays in the caches. Larger ones go by blocks of K: a few panels of B at a time are copied to
 # contiguous memory (and transposed on the way where needed), and so are the rows of A, whose stride
 # would otherwise put all rows of a tile into the same few cache sets.
 #
@@ -13,11 +13,11 @@
 # number of threads nor on how a matrix is cut into tiles.
 
 cdef enum:
-    K_BLOCK = 512            # rows of a panel of B: 64 KiB in either type, it stays in the L2 cache
-    M_BLOCK = 18 * 14        # rows of A packed at a time: half a MiB
+    K_BLOCK = 512            # rows of a panel of B: 64 KiB in either type
+    PANELS = 4               # of B packed at a time: they stay in the L2 cache
+    M_BLOCK = 19 * 14        # rows of A packed at a time: half a MiB
     N_BLOCK = 512            # columns of a weight array that are updated together
     PACK_COLUMNS = 256       # of a weight array from which its update packs
-    PREFETCH_BYTES = 1 << 19  # of a weight array that does not stay in the cache with its state
     A_PADDING = 16           # keeps packed rows of A off a power-of-two stride
     A_PANELS = 8             # panels of B from which packing A pays
     DIRECT_BYTES = 1 << 19    # of B up to which nothing is packed
@@ -44,7 +44,7 @@ cdef struct Product:
 
 cdef int64_t gemm_scratch() noexcept nogil:
     """Numbers of scratch that a thread needs: for a product, or for one with an update."""
-    return max(TILE_COLUMNS * K_BLOCK + M_BLOCK * (K_BLOCK + A_PADDING),
+    return max(PANELS * TILE_COLUMNS * K_BLOCK + M_BLOCK * (K_BLOCK + A_PADDING),
                (N_BLOCK + TILE_ROWS) * K_BLOCK + N_BLOCK * TILE_ROWS)
 
 
@@ -108,44 +108,60 @@ cdef inline void pack_a(const Product* p, int64_t top, int64_t bottom, int64_t k
             memcpy(to + i * ld, p.a + (top + i) * p.lda + k0, k * sizeof(real))
 
 
-cdef inline void pack_b(const Product* p, int64_t j, int width, int64_t k0, int64_t k,
+cdef inline void pack_b(const Product* p, int64_t j, int64_t width, int64_t k0, int64_t k,
                         real* to) noexcept nogil:
-    """Columns j to j + width of B as rows of TILE_COLUMNS numbers, filled up with zeros."""
-    cdef int64_t i
-    cdef int part, v, columns
-    for part in range(<int>blocks_of(width, VLEN)):
+    """Columns j to j + width of B as panels, one behind the other: rows of TILE_COLUMNS numbers.
+
+    Rows of B are read side by side over all the panels: a panel alone touches two cache lines of
+    every row, too little for the prefetchers, and its time is the memory's latency.
+    """
+    cdef int64_t i, part, v
+    cdef int columns
+    cdef const real* row
+    for part in range(blocks_of(width, VLEN)):
         v = part * VLEN
-        columns = min(VLEN, width - v)
+        columns = <int>min(<int64_t>VLEN, width - v)
         if p.b_transposed:
-            transpose_rows(p.b + (j + v) * p.ldb + k0, p.ldb, columns, k, to + v, TILE_COLUMNS, 0)
-        elif columns == VLEN:
-            for i in range(k):
-                v_store(to + i * TILE_COLUMNS + v, v_load(p.b + (k0 + i) * p.ldb + j + v))
-        else:
-            for i in range(k):
-                v_store(to + i * TILE_COLUMNS + v,
-                        v_load_n(p.b + (k0 + i) * p.ldb + j + v, columns))
+            transpose_rows(p.b + (j + v) * p.ldb + k0, p.ldb, columns, k,
+                           to + v // TILE_COLUMNS * TILE_COLUMNS * k + v % TILE_COLUMNS,
+                           TILE_COLUMNS, 0)
+    if p.b_transposed:
+        return
+    for i in range(k):
+        row = p.b + (k0 + i) * p.ldb + j
+        for part in range(width // VLEN):
+            v = part * VLEN
+            v_store(to + (v // TILE_COLUMNS * k + i) * TILE_COLUMNS + v % TILE_COLUMNS,
+                    v_load(row + v))
+        v = width // VLEN * VLEN
+        if v < width:
+            v_store(to + (v // TILE_COLUMNS * k + i) * TILE_COLUMNS + v % TILE_COLUMNS,
+                    v_load_n(row + v, <int>(width - v)))
 
 
 cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
                           int with_a) noexcept nogil:
     cdef TileShape shape
-    cdef real* panel = p.scratch
-    cdef real* rows = p.scratch + TILE_COLUMNS * K_BLOCK
-    cdef int64_t k_block, k0, k, m_block, m0, m1, block, blocks, top, bottom, j_block, j
-    cdef int width, last
+    cdef real* panels = p.scratch
+    cdef real* rows = p.scratch + PANELS * TILE_COLUMNS * K_BLOCK
+    cdef int64_t k_block, k0, k, m_block, m0, m1, block, blocks, top, bottom, j_block, j, width
+    cdef int64_t panel, first
+    cdef int columns, last
     cdef const real* a
     shape.ldb = TILE_COLUMNS
     shape.ldc = p.ldc
-    for k_block in range(max(blocks_of(p.k, K_BLOCK), <int64_t>1)):
-        k0 = k_block * K_BLOCK
-        k = min(p.k - k0, <int64_t>K_BLOCK)
+    # Blocks of nearly equal size: a thin one would pack as much as a thick one and use it less.
+    cdef int64_t k_blocks = max(blocks_of(p.k, K_BLOCK), <int64_t>1)
+    cdef int64_t m_blocks = blocks_of(i1 - i0, M_BLOCK)
+    for k_block in range(k_blocks):
+        k0 = p.k * k_block // k_blocks
+        k = p.k * (k_block + 1) // k_blocks - k0
         last = k0 + k == p.k
         shape.k = k
         shape.accumulate = k0 > 0
-        for m_block in range(blocks_of(i1 - i0, M_BLOCK)):
-            m0 = i0 + m_block * M_BLOCK
-            m1 = min(m0 + M_BLOCK, i1)
+        for m_block in range(m_blocks):
+            m0 = i0 + (i1 - i0) * m_block // m_blocks
+            m1 = i0 + (i1 - i0) * (m_block + 1) // m_blocks
             blocks = blocks_of(m1 - m0, TILE_ROWS)
             if with_a:
                 for block in range(blocks):
@@ -154,11 +170,10 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
                     pack_a(p, top, bottom, k0, k,
                            rows + (top - m0) * (k if p.a_by_columns else k + A_PADDING),
                            k + A_PADDING)
-            for j_block in range(blocks_of(j1 - j0, TILE_COLUMNS)):
-                j = j0 + j_block * TILE_COLUMNS
-                width = <int>min(j1 - j, <int64_t>TILE_COLUMNS)
-                pack_b(p, j, width, k0, k, panel)
-                shape.bias = p.bias + j if p.bias != NULL else NULL
+            for j_block in range(blocks_of(j1 - j0, PANELS * TILE_COLUMNS)):
+                j = j0 + j_block * PANELS * TILE_COLUMNS
+                width = min(j1 - j, <int64_t>(PANELS * TILE_COLUMNS))
+                pack_b(p, j, width, k0, k, panels)
                 for block in range(blocks):
                     top = m0 + (m1 - m0) * block // blocks
                     bottom = m0 + (m1 - m0) * (block + 1) // blocks
@@ -171,22 +186,20 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
                     else:
                         shape.lda = k + A_PADDING
                         a = rows + (top - m0) * shape.lda
-                    tile_for(<int>(bottom - top), width, p.a_by_columns)(
-                        &shape, a, panel, p.c + top * p.ldc + j, width)
-                if last:
-                    finish(p, m0, m1, j, j + width)
+                    for panel in range(blocks_of(width, TILE_COLUMNS)):
+                        first = panel * TILE_COLUMNS
+                        columns = <int>min(width - first, <int64_t>TILE_COLUMNS)
+                        shape.bias = p.bias + j + first if p.bias != NULL else NULL
+                        tile_for(<int>(bottom - top), columns, p.a_by_columns)(
+                            &shape, a, panels + first * k, p.c + top * p.ldc + j + first, columns)
+                    if last:
+                        finish(p, top, bottom, j, j + width)
 
 
-cdef inline void divide(int64_t m, int64_t n, int thread, int threads, int64_t* i0, int64_t* i1,
-                        int64_t* j0, int64_t* j1) noexcept nogil:
-    """A thread's rows i0 to i1 and columns j0 to j1 of an m x n result.
-
-    Rows where there are enough. Giving each thread its own columns of the weights, in forward and
-    in update, would keep them in its cache; tried, it took 1.4 times as long (784-128-10, two
-    threads): runs of columns of two threads lie side by side in every page, and each core's
-    prefetcher takes away lines that the other is about to write.
-    """
-    if m < threads * TILE_ROWS:
+cdef inline void divide(int64_t m, int64_t n, int by_columns, int thread, int threads, int64_t* i0,
+                        int64_t* i1, int64_t* j0, int64_t* j1) noexcept nogil:
+    """A thread's rows i0 to i1 and columns j0 to j1 of an m x n result."""
+    if by_columns:
         j0[0] = share(n, TILE_COLUMNS, thread, threads)
         j1[0] = share(n, TILE_COLUMNS, thread + 1, threads)
     else:
@@ -196,14 +209,17 @@ cdef inline void divide(int64_t m, int64_t n, int thread, int threads, int64_t* 
 
 cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
     """This thread's part of the product."""
-    cdef int64_t i0 = 0, i1 = p.m, j0 = 0, j1 = p.n
-    divide(p.m, p.n, thread, threads, &i0, &i1, &j0, &j1)
+    cdef int64_t i, i0 = 0, i1 = p.m, j0 = 0, j1 = p.n
+    # Each thread reads all of the operand whose side is not divided: let that be the smaller one.
+    divide(p.m, p.n, p.n >= max(p.m, <int64_t>(threads * TILE_COLUMNS)), thread, threads,
+           &i0, &i1, &j0, &j1)
     if i0 >= i1 or j0 >= j1:
         return
-    if threads > 1 and not p.b_transposed:
-        prefetch_l2(p.b, p.k * p.n)
     if not p.b_transposed and (i1 - i0 <= 2 * TILE_ROWS
                                or p.k * (j1 - j0) * <int64_t>sizeof(real) <= DIRECT_BYTES):
+        if threads > 1:  # another core may have written B: fetch it faster than tile by tile
+            for i in range(p.k):
+                prefetch_l2(p.b + i * p.ldb + j0, j1 - j0)
         multiply_direct(p, i0, i1, j0, j1)
     else:
         multiply_packed(p, i0, i1, j0, j1, j1 - j0 >= A_PANELS * TILE_COLUMNS)
