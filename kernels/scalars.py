@@ -196,7 +196,18 @@ def _(step, rho, epsilon):
     constants=("gain1", "gain2", "correction", "square_correction"),
 )
 def adam(
-    w, g, mean, mean_square, rate, beta1, beta2, epsilon, gain1, gain2, correction, square_correction
+    w,
+    g,
+    mean,
+    mean_square,
+    rate,
+    beta1,
+    beta2,
+    epsilon,
+    gain1,
+    gain2,
+    correction,
+    square_correction,
 ):
     """m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2; w <- w - rate m^ / (sqrt(v^) + epsilon)"""
     m = beta1 * mean + gain1 * g
