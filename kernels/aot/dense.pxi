@@ -51,35 +51,69 @@ cdef void dense_dx(const Call* call, int thread, int threads) noexcept nogil:
     multiply(&p, thread, threads)
 
 
+cdef void narrow_dw(const real* x, const real* dz, int64_t batch, int64_t inputs, int64_t units,
+                    int64_t i0, int64_t i1, real* dw) noexcept nogil:
+    """Rows i0 to i1 of x^T dz for at most TILE_ROWS units.
+
+    The tile takes the units as its rows and the inputs as its columns: then its registers are full
+    and x is read once, in long runs. The result is turned on its way out.
+    """
+    cdef real tile[14 * 32]  # TILE_ROWS x TILE_COLUMNS at most
+    cdef TileShape shape
+    cdef int64_t panel, j, u, part
+    cdef int width
+    shape.k = batch
+    shape.lda = units
+    shape.ldb = inputs
+    shape.ldc = TILE_COLUMNS
+    shape.bias = NULL
+    shape.accumulate = 0
+    for panel in range(blocks_of(i1 - i0, TILE_COLUMNS)):
+        j = i0 + panel * TILE_COLUMNS
+        width = <int>min(i1 - j, <int64_t>TILE_COLUMNS)
+        if units == 1:  # a column is contiguous as it is
+            tile_for(1, width, 1)(&shape, dz, x + j, dw + j - i0, width)
+            continue
+        tile_for(<int>units, width, 1)(&shape, dz, x + j, tile, width)
+        for part in range(blocks_of(units, VLEN)):
+            u = part * VLEN
+            transpose_rows(tile + u * TILE_COLUMNS, TILE_COLUMNS,
+                           <int>min(<int64_t>VLEN, units - u), width,
+                           dw + (j - i0) * units + u, units, 1)
+
+
 cdef void dense_dw(const Call* call, int thread, int threads) noexcept nogil:
     """dw[I, O] = x[B, I]^T dz[B, O]; db[O] = sum of dz over the batch"""
     cdef Product p
-    cdef int64_t units = call.sizes[2], j0, j1
+    cdef int64_t batch = call.sizes[0], inputs = call.sizes[1], units = call.sizes[2], j0, j1
     cdef const real* x = <const real*>call.buffers[0]
     cdef const real* dz = <const real*>call.buffers[1]
+    cdef real* dw = <real*>call.buffers[2]
     cdef real* db = <real*>call.buffers[3]
-    p.k = call.sizes[0]
-    p.m = call.sizes[1]
-    p.n = units
-    no_epilogue(&p)
-    p.a = x
-    p.b = dz
-    if units == 1:  # a vector: as a row of C it fills whole registers
-        p.m, p.n = p.n, p.m
-        p.a, p.b = p.b, p.a
-    p.lda = p.m
-    p.a_by_columns = 1
-    p.ldb = p.n
-    p.b_transposed = 0
-    p.c = <real*>call.buffers[2]
-    p.ldc = p.n
-    p.constants = call.constants
-    p.scratch = <real*>call.step.scratch
-    multiply(&p, thread, threads)
+    if units <= TILE_ROWS:
+        j0 = share(inputs, TILE_COLUMNS, thread, threads)
+        j1 = share(inputs, TILE_COLUMNS, thread + 1, threads)
+        narrow_dw(x, dz, batch, inputs, units, j0, j1, dw + j0 * units)
+    else:
+        no_epilogue(&p)
+        p.m = inputs
+        p.n = units
+        p.k = batch
+        p.a = x
+        p.lda = inputs
+        p.a_by_columns = 1
+        p.b = dz
+        p.ldb = units
+        p.b_transposed = 0
+        p.c = dw
+        p.ldc = units
+        p.constants = call.constants
+        p.scratch = <real*>call.step.scratch
+        multiply(&p, thread, threads)
     if db != NULL:
         j0 = share(units, VLEN, thread, threads)
         j1 = share(units, VLEN, thread + 1, threads)
-        column_sums(dz + j0, p.k, j1 - j0, units, db + j0)
+        column_sums(dz + j0, batch, j1 - j0, units, db + j0)
 
 
 cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil:
@@ -90,7 +124,6 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
     cdef int64_t batch = call.sizes[0], inputs = call.sizes[1], units = call.sizes[2]
     cdef const real* x = <const real*>call.buffers[0]
     cdef const real* dz = <const real*>call.buffers[1]
-    cdef real* b = <real*>call.buffers[3]
     cdef real* packed = <real*>call.step.scratch
     cdef real* left = packed + N_BLOCK * K_BLOCK
     cdef real* gradient = left + TILE_ROWS * K_BLOCK
@@ -105,6 +138,17 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
     # each core's prefetcher take away lines that the other is about to write (784-128-10 on two
     # threads took 1.4 times as long).
     divide(inputs, units, inputs < threads * TILE_ROWS, thread, threads, &i0, &i1, &j0, &j1)
+    if units <= TILE_ROWS:
+        i0 = share(inputs, TILE_COLUMNS, thread, threads)
+        i1 = share(inputs, TILE_COLUMNS, thread + 1, threads)
+        for block in range(blocks_of(i1 - i0, N_BLOCK)):
+            top = i0 + block * N_BLOCK
+            bottom = min(top + N_BLOCK, i1)
+            narrow_dw(x, dz, batch, inputs, units, top, bottom, gradient)
+            apply_rule(&rule, top * units, gradient, (bottom - top) * units, call.constants[6])
+        if thread == 0:
+            update_bias(&rule, call, 0, units, gradient)
+        return
     no_epilogue(&p)
     p.a = x
     p.lda = inputs
@@ -147,13 +191,24 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
                 for i in range(top, bottom):
                     apply_rule(&rule, i * units + first, gradient + (i - top) * n, n,
                                call.constants[6])
-    if b == NULL or (i0 > 0 and j1 == units and j0 == 0):
-        return  # threads that share columns leave the bias to the first of them
-    rule.w = b
-    for i in range(MAX_STATE):  # the state of b follows that of w
+    if i0 == 0:  # threads that share columns leave the bias to the first of them
+        update_bias(&rule, call, j0, j1, gradient)
+
+
+cdef void update_bias(Rule* rule, const Call* call, int64_t j0, int64_t j1,
+                      real* gradient) noexcept nogil:
+    """Elements j0 to j1 of the bias of a dense_update; its state follows that of the weights."""
+    cdef int64_t batch = call.sizes[0], inputs = call.sizes[1], units = call.sizes[2]
+    cdef const real* dz = <const real*>call.buffers[1]
+    cdef int64_t chunk, first, n
+    cdef int i
+    if call.buffers[3] == NULL:
+        return
+    rule.w = <real*>call.buffers[3]
+    for i in range(MAX_STATE):
         rule.state[i] += inputs * units
     for chunk in range(blocks_of(j1 - j0, N_BLOCK)):
         first = j0 + chunk * N_BLOCK
         n = min(j1 - first, <int64_t>N_BLOCK)
         column_sums(dz + first, batch, n, units, gradient)
-        apply_rule(&rule, first, gradient, n, call.constants[7])
+        apply_rule(rule, first, gradient, n, call.constants[7])
