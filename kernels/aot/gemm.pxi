@@ -145,7 +145,7 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
     cdef real* panels = p.scratch
     cdef real* rows = p.scratch + PANELS * TILE_COLUMNS * K_BLOCK
     cdef int64_t k_block, k0, k, m_block, m0, m1, block, blocks, top, bottom, j_block, j, width
-    cdef int64_t panel, first
+    cdef int64_t panel, first, chunk
     cdef int columns, last
     cdef const real* a
     shape.ldb = TILE_COLUMNS
@@ -170,9 +170,12 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
                     pack_a(p, top, bottom, k0, k,
                            rows + (top - m0) * (k if p.a_by_columns else k + A_PADDING),
                            k + A_PADDING)
-            for j_block in range(blocks_of(j1 - j0, PANELS * TILE_COLUMNS)):
-                j = j0 + j_block * PANELS * TILE_COLUMNS
-                width = min(j1 - j, <int64_t>(PANELS * TILE_COLUMNS))
+            # As many panels as fit where whole blocks of K do: with few terms, rows of C are then
+            # written in long runs.
+            chunk = max(PANELS * K_BLOCK // max(k, <int64_t>1), <int64_t>1) * TILE_COLUMNS
+            for j_block in range(blocks_of(j1 - j0, chunk)):
+                j = j0 + j_block * chunk
+                width = min(j1 - j, chunk)
                 pack_b(p, j, width, k0, k, panels)
                 for block in range(blocks):
                     top = m0 + (m1 - m0) * block // blocks
