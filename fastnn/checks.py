@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 #: Rows looked at together when data are searched for NaN: bounds the memory the search takes.
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 
 
 def positive_int(name: str, value: Any, least: int = 1) -> int:
