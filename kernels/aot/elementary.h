@@ -170,7 +170,7 @@ FASTNN_INLINE real r_tanh(real x) {
 }
 
 /* Newton's iteration on the multipliers instead of the divider was tried for 512-bit registers: Adam's
- * pass took 19 instead of 22 cycles per register, too little for what it adds. */
+ * pass over parameters in the cache took as long as before. */
 FASTNN_INLINE real r_sqrt(real x) {
 #if FASTNN_DOUBLE
     return __builtin_sqrt(x);

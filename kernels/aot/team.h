@@ -1,6 +1,6 @@
 /* A team of threads for one native call, and the barrier they meet at.
  *
- * Threads start when the call does and end with it. That costs some 20 microseconds a call, which
+ * Threads start when the call does and end with it. That costs some 80 microseconds a call, which
  * lasts milliseconds at least, and it buys three things a pool (or OpenMP's) does not give: a forked
  * child works, two Python threads may train at once, and no idle thread spins while Python runs.
  * Inside the call the threads persist over any number of steps and epochs.
