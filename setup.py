@@ -25,9 +25,10 @@ AOT = ROOT / "kernels" / "aot"
 OPTIMISE = ["-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 LEVELS = {
     "baseline": [],
-    "avx2": ["-mavx2", "-mfma"],
+    # Where prefetchw is missing it does nothing.
+    "avx2": ["-mavx2", "-mfma", "-mprfchw"],
     "avx512": [
-        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
+        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mprfchw"),
         "-mprefer-vector-width=512",
     ],
 }

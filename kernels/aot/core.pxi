@@ -24,8 +24,9 @@ cdef extern from "abi.h" nogil:
 
 cdef extern from "simd.h" nogil:
     ctypedef float real
-    ctypedef struct vreal:
-        pass
+    ctypedef float vreal  # a vector of VLEN; Cython need only know that it has arithmetic
+    vreal v_all(real x)
+    vreal v_sqrt(vreal x)
     int VLEN
     vreal v_load(const real* p)
     vreal v_load_n(const real* p, int n)
@@ -50,8 +51,15 @@ cdef extern from "tile.h" nogil:
         int64_t ldc
         const real* bias
         int accumulate
+        const real* next[3]
+        int64_t next_stride
+        real* panel
+    int TILE_STEP
+    int TILE_NEXT
     ctypedef void (*tile_fn)(const TileShape*, const real*, const real*, real*, int) noexcept nogil
     tile_fn tile_for(int rows, int columns, int by_columns)
+    int TILE_READS, TILE_WRITES, TILE_PACKS
+    tile_fn tile_with_duty(int rows, int duty)
 
 cdef extern from "elementary.h" nogil:
     real r_exp(real x)
@@ -146,6 +154,7 @@ def measure_fma(int64_t iterations):
 def elementary(str name, real[::1] x, real[::1] y):
     """Apply one of our elementary functions to an array: for tests of their accuracy."""
     cdef int64_t i, n = x.shape[0]
+    cdef int width
     if name == "exp":
         for i in range(n):
             y[i] = r_exp(x[i])
@@ -164,5 +173,9 @@ def elementary(str name, real[::1] x, real[::1] y):
     elif name == "sqrt":
         for i in range(n):
             y[i] = r_sqrt(x[i])
+    elif name == "v_sqrt":
+        for i in range(0, n, VLEN):
+            width = <int>min(n - i, <int64_t>VLEN)
+            v_store_n(&y[i], v_sqrt(v_load_n(&x[i], width)), width)
     else:
         raise ValueError(f"name: no elementary function {name!r}")

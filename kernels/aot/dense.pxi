@@ -116,6 +116,22 @@ cdef void dense_dw(const Call* call, int thread, int threads) noexcept nogil:
         column_sums(dz + j0, batch, j1 - j0, units, db + j0)
 
 
+cdef inline void fetch_state(TileShape* shape, const Rule* rule, int64_t at, int64_t rows,
+                             int64_t n, int64_t units, int64_t panel) noexcept nogil:
+    """Let the tile of a panel fetch its share of the rows x n parameters from `at` on, to write."""
+    cdef int64_t run = n
+    cdef int i
+    if n == units:  # one contiguous run
+        run = TILE_COLUMNS * rows
+        at += panel * run
+    else:
+        at += min(panel, rows - 1) * units
+    shape.next_stride = blocks_of(run * TILE_STEP, max(shape.k, <int64_t>1))
+    shape.next[0] = rule.w + at
+    for i in range(1, TILE_NEXT):
+        shape.next[i] = (rule.w if rule.state[i - 1] == NULL else rule.state[i - 1]) + at
+
+
 cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil:
     """w, b and their state, updated by their gradients x^T dz and sum dz, which are never stored.
 
@@ -126,11 +142,12 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
     cdef const real* dz = <const real*>call.buffers[1]
     cdef real* packed = <real*>call.step.scratch
     cdef real* left = packed + N_BLOCK * K_BLOCK
-    cdef real* gradient = left + TILE_ROWS * K_BLOCK
+    cdef real* gradient = left + a_stride() * K_BLOCK
     cdef int64_t i0 = 0, i1 = inputs, j0 = 0, j1 = units
     cdef int64_t blocks, block, top, bottom, chunk, first, n, panel, i, j
     cdef int width, pack
     cdef TileShape shape
+    cdef tile_fn tile
     cdef Rule rule
     cdef Product p
     make_rule(&rule, call, <real*>call.buffers[2], call.buffers + 4)
@@ -176,15 +193,17 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
             bottom = i0 + (i1 - i0) * (block + 1) // blocks
             shape.lda = inputs
             if pack:
-                shape.lda = bottom - top
-                pack_a(&p, top, bottom, 0, batch, left, 0)
+                shape.lda = a_stride()
+                pack_a(&p, top, bottom, 0, batch, left)
             for panel in range(blocks_of(n, TILE_COLUMNS)):
                 j = panel * TILE_COLUMNS
                 width = <int>min(n - j, <int64_t>TILE_COLUMNS)
-                tile_for(<int>(bottom - top), width, 1)(
-                    &shape, left if pack else x + top,
-                    packed + j * batch if pack else dz + first + j,
-                    gradient + j, width)
+                tile = tile_for(<int>(bottom - top), width, 1)
+                if width == TILE_COLUMNS:
+                    fetch_state(&shape, &rule, top * units + first, bottom - top, n, units, panel)
+                    tile = tile_with_duty(<int>(bottom - top), TILE_WRITES)
+                tile(&shape, left if pack else x + top,
+                     packed + j * batch if pack else dz + first + j, gradient + j, width)
             if n == units:  # whole rows of w: one contiguous run
                 apply_rule(&rule, top * units, gradient, (bottom - top) * n, call.constants[6])
             else:

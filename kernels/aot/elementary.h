@@ -169,8 +169,6 @@ FASTNN_INLINE real r_tanh(real x) {
     return x < R(0.0) ? -t : t;
 }
 
-/* Newton's iteration on the multipliers instead of the divider was tried for 512-bit registers: Adam's
- * pass over parameters in the cache took as long as before. */
 FASTNN_INLINE real r_sqrt(real x) {
 #if FASTNN_DOUBLE
     return __builtin_sqrt(x);

@@ -18,7 +18,6 @@ cdef enum:
     M_BLOCK = 19 * 14        # rows of A packed at a time: half a MiB
     N_BLOCK = 512            # columns of a weight array that are updated together
     PACK_COLUMNS = 256       # of a weight array from which its update packs
-    A_PADDING = 16           # keeps packed rows of A off a power-of-two stride
     A_PANELS = 8             # panels of B from which packing A pays
     DIRECT_BYTES = 1 << 19    # of B up to which nothing is packed
 
@@ -44,8 +43,14 @@ cdef struct Product:
 
 cdef int64_t gemm_scratch() noexcept nogil:
     """Numbers of scratch that a thread needs: for a product, or for one with an update."""
-    return max(PANELS * TILE_COLUMNS * K_BLOCK + M_BLOCK * (K_BLOCK + A_PADDING),
-               (N_BLOCK + TILE_ROWS) * K_BLOCK + N_BLOCK * TILE_ROWS)
+    return max(PANELS * TILE_COLUMNS * K_BLOCK
+               + (blocks_of(M_BLOCK, TILE_ROWS) + 1) * a_stride() * K_BLOCK,
+               (N_BLOCK + a_stride()) * K_BLOCK + N_BLOCK * TILE_ROWS)
+
+
+cdef inline int64_t a_stride() noexcept nogil:
+    """Numbers of one k in a packed tile of A: whole vectors."""
+    return blocks_of(TILE_ROWS, VLEN) * VLEN
 
 
 cdef inline void finish(const Product* p, int64_t i0, int64_t i1, int64_t j0,
@@ -91,21 +96,39 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
 
 
 cdef inline void pack_a(const Product* p, int64_t top, int64_t bottom, int64_t k0, int64_t k,
-                        real* to, int64_t ld) noexcept nogil:
-    """Rows top to bottom of A: by rows with stride ld, or by columns without gaps."""
-    cdef int64_t i, rows = bottom - top
-    cdef int part, width
-    cdef const real* a = p.a + k0 * p.lda + top
-    if p.a_by_columns:
-        for i in range(k):
-            for part in range(<int>blocks_of(rows, VLEN)):
-                width = min(VLEN, <int>rows - part * VLEN)
-                v_store_n(to + part * VLEN, v_load_n(a + part * VLEN, width), width)
-            to += rows
-            a += p.lda
-    else:
-        for i in range(rows):
-            memcpy(to + i * ld, p.a + (top + i) * p.lda + k0, k * sizeof(real))
+                        real* to) noexcept nogil:
+    """Rows top to bottom of A, by columns."""
+    cdef int64_t i, ld = a_stride()
+    cdef int part, parts = <int>blocks_of(bottom - top, VLEN), first, width
+    cdef const real* a
+    for part in range(parts):
+        first = part * VLEN
+        width = min(VLEN, <int>(bottom - top) - first)
+        if p.a_by_columns:
+            a = p.a + k0 * p.lda + top + first
+            for i in range(k):
+                v_store(to + i * ld + first, v_load_n(a + i * p.lda, width))
+        else:
+            transpose_rows(p.a + (top + first) * p.lda + k0, p.lda, width, k, to + first, ld, 0)
+
+
+cdef inline void fetch_b(const Product* p, TileShape* shape, int64_t number, int64_t j,
+                         int64_t width, int64_t k0, int64_t k) noexcept nogil:
+    """Let tile `number` bring its share of B's columns j to j + width closer, which come next."""
+    cdef int64_t line = 64 // <int64_t>sizeof(real), i, groups, steps, row, column
+    if p.b_transposed:  # whole rows
+        shape.next_stride = TILE_STEP
+        for i in range(TILE_NEXT):
+            row = min(number * TILE_NEXT + i, width - 1)
+            shape.next[i] = p.b + (j + row) * p.ldb + k0
+    else:  # a few lines of each of a range of rows
+        shape.next_stride = p.ldb
+        groups = blocks_of(width, TILE_NEXT * line)
+        steps = k // TILE_STEP
+        row = min(number // groups * steps, k - steps)
+        column = number % groups * TILE_NEXT * line
+        for i in range(TILE_NEXT):
+            shape.next[i] = p.b + (k0 + row) * p.ldb + j + min(column + i * line, width - 1)
 
 
 cdef inline void pack_b(const Product* p, int64_t j, int64_t width, int64_t k0, int64_t k,
@@ -115,9 +138,10 @@ cdef inline void pack_b(const Product* p, int64_t j, int64_t width, int64_t k0, 
     Rows of B are read side by side over all the panels: a panel alone touches two cache lines of
     every row, too little for the prefetchers, and its time is the memory's latency.
     """
-    cdef int64_t i, part, v
+    cdef int64_t i, part, v, panel
     cdef int columns
     cdef const real* row
+    cdef real* place
     for part in range(blocks_of(width, VLEN)):
         v = part * VLEN
         columns = <int>min(<int64_t>VLEN, width - v)
@@ -129,14 +153,17 @@ cdef inline void pack_b(const Product* p, int64_t j, int64_t width, int64_t k0, 
         return
     for i in range(k):
         row = p.b + (k0 + i) * p.ldb + j
-        for part in range(width // VLEN):
-            v = part * VLEN
-            v_store(to + (v // TILE_COLUMNS * k + i) * TILE_COLUMNS + v % TILE_COLUMNS,
-                    v_load(row + v))
-        v = width // VLEN * VLEN
-        if v < width:
-            v_store(to + (v // TILE_COLUMNS * k + i) * TILE_COLUMNS + v % TILE_COLUMNS,
-                    v_load_n(row + v, <int>(width - v)))
+        place = to + i * TILE_COLUMNS
+        for panel in range(width // TILE_COLUMNS):
+            v = panel * TILE_COLUMNS
+            for part in range(TILE_VECTORS):
+                v_store(place + part * VLEN, v_load(row + v + part * VLEN))
+            place += k * TILE_COLUMNS
+        v = width // TILE_COLUMNS * TILE_COLUMNS
+        while v < width:
+            v_store(place, v_load_n(row + v, <int>min(width - v, <int64_t>VLEN)))
+            place += VLEN
+            v += VLEN
 
 
 cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
@@ -145,10 +172,15 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
     cdef real* panels = p.scratch
     cdef real* rows = p.scratch + PANELS * TILE_COLUMNS * K_BLOCK
     cdef int64_t k_block, k0, k, m_block, m0, m1, block, blocks, top, bottom, j_block, j, width
-    cdef int64_t panel, first, chunk
-    cdef int columns, last
+    cdef int64_t panel, first, chunk, ahead
+    cdef int columns, last, by_columns = with_a or p.a_by_columns
+    # The first rows of tiles can copy B's rows as they read them, unless these lie a multiple of a
+    # page apart: then they all want the same few places of the first cache, and the tiles wait.
+    cdef int tiles_pack = by_columns and not p.b_transposed and (
+        p.ldb * <int64_t>sizeof(real) % 4096 != 0)
     cdef const real* a
-    shape.ldb = TILE_COLUMNS
+    cdef const real* b
+    cdef tile_fn tile
     shape.ldc = p.ldc
     # Blocks of nearly equal size: a thin one would pack as much as a thick one and use it less.
     cdef int64_t k_blocks = max(blocks_of(p.k, K_BLOCK), <int64_t>1)
@@ -167,34 +199,47 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
                 for block in range(blocks):
                     top = m0 + (m1 - m0) * block // blocks
                     bottom = m0 + (m1 - m0) * (block + 1) // blocks
-                    pack_a(p, top, bottom, k0, k,
-                           rows + (top - m0) * (k if p.a_by_columns else k + A_PADDING),
-                           k + A_PADDING)
+                    pack_a(p, top, bottom, k0, k, rows + block * k * a_stride())
             # As many panels as fit where whole blocks of K do: with few terms, rows of C are then
             # written in long runs.
             chunk = max(PANELS * K_BLOCK // max(k, <int64_t>1), <int64_t>1) * TILE_COLUMNS
             for j_block in range(blocks_of(j1 - j0, chunk)):
                 j = j0 + j_block * chunk
                 width = min(j1 - j, chunk)
-                pack_b(p, j, width, k0, k, panels)
+                ahead = min(j1 - j - width, chunk)
+                if not tiles_pack:
+                    pack_b(p, j, width, k0, k, panels)
+                elif width % TILE_COLUMNS:  # the last panel, which no tile fills
+                    first = width // TILE_COLUMNS * TILE_COLUMNS
+                    pack_b(p, j + first, width - first, k0, k, panels + first * k)
                 for block in range(blocks):
                     top = m0 + (m1 - m0) * block // blocks
                     bottom = m0 + (m1 - m0) * (block + 1) // blocks
-                    if not with_a:
+                    if with_a:
+                        shape.lda = a_stride()
+                        a = rows + block * k * shape.lda
+                    else:
                         shape.lda = p.lda
                         a = p.a + (k0 * p.lda + top if p.a_by_columns else top * p.lda + k0)
-                    elif p.a_by_columns:
-                        shape.lda = bottom - top
-                        a = rows + (top - m0) * k
-                    else:
-                        shape.lda = k + A_PADDING
-                        a = rows + (top - m0) * shape.lda
                     for panel in range(blocks_of(width, TILE_COLUMNS)):
                         first = panel * TILE_COLUMNS
                         columns = <int>min(width - first, <int64_t>TILE_COLUMNS)
                         shape.bias = p.bias + j + first if p.bias != NULL else NULL
-                        tile_for(<int>(bottom - top), columns, p.a_by_columns)(
-                            &shape, a, panels + first * k, p.c + top * p.ldc + j + first, columns)
+                        shape.ldb = TILE_COLUMNS
+                        b = panels + first * k
+                        tile = tile_for(<int>(bottom - top), columns, by_columns)
+                        if not by_columns or columns < TILE_COLUMNS:
+                            pass
+                        elif tiles_pack and block == 0:
+                            shape.panel = panels + first * k
+                            shape.ldb = p.ldb
+                            b = p.b + k0 * p.ldb + j + first
+                            tile = tile_with_duty(<int>(bottom - top), TILE_PACKS)
+                        elif ahead > 0:
+                            fetch_b(p, &shape, block * blocks_of(width, TILE_COLUMNS) + panel,
+                                    j + width, ahead, k0, k)
+                            tile = tile_with_duty(<int>(bottom - top), TILE_READS)
+                        tile(&shape, a, b, p.c + top * p.ldc + j + first, columns)
                     if last:
                         finish(p, top, bottom, j, j + width)
 

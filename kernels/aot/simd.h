@@ -104,6 +104,33 @@ FASTNN_INLINE vreal v_max(vreal a, vreal b) {
 #endif
 }
 
+/* What formulas need of vectors beyond arithmetic. */
+FASTNN_INLINE vreal v_sqrt(vreal x) {
+#if defined(__AVX512F__) && FASTNN_DOUBLE
+    return _mm512_sqrt_pd(x);
+#elif defined(__AVX512F__)
+    /* One step of Newton's from 14 bits, off by 1 ulp at most. The divider takes as long for a root
+     * as for a quotient, and a rule mostly has one of each: now they go on side by side. Adam over
+     * parameters in the cache takes 0.63 of the time (both by Newton's method: 0.73). */
+    const vreal inverse = _mm512_rsqrt14_ps(x), root = x * inverse;
+    const vreal better = root + (root * 0.5f) * (1.0f - root * inverse);
+    const __mmask16 itself = _mm512_fpclass_ps_mask(x, 0x01 | 0x02 | 0x04 | 0x08); /* NaN, 0, inf */
+    return _mm512_mask_mov_ps(better, itself, x);
+#elif defined(__AVX2__) && FASTNN_DOUBLE
+    return _mm256_sqrt_pd(x);
+#elif defined(__AVX2__)
+    return _mm256_sqrt_ps(x);
+#else
+    for (int i = 0; i < VLEN; i++)
+#if FASTNN_DOUBLE
+        x[i] = __builtin_sqrt(x[i]);
+#else
+        x[i] = __builtin_sqrtf(x[i]);
+#endif
+    return x;
+#endif
+}
+
 /* Over the lanes, in a fixed order: halves are folded together. */
 FASTNN_INLINE real v_sum_lanes(vreal v) {
     real t[VLEN];

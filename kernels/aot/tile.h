@@ -7,6 +7,9 @@
  * A is read in one of two layouts: by rows (A[m * lda + k]) or by columns (A[k * lda + m]). B's rows
  * are contiguous with stride ldb. `columns` is the number of columns of C in this tile: the last
  * vector may be partial. Neither A nor B needs padding: nothing outside the matrices is read.
+ *
+ * A tile's loads and stores leave the memory idle, so whole tiles with A by columns can carry data
+ * for what comes next: ask for cache lines, or copy the rows of B that they read.
  */
 #ifndef FASTNN_TILE_H
 #define FASTNN_TILE_H
@@ -20,49 +23,80 @@
 #endif
 #define TILE_VECTORS 2
 #define TILE_COLUMNS (TILE_VECTORS * VLEN)
+#define TILE_STEP 4 /* steps of k between requests for cache lines */
+#define TILE_NEXT 3 /* cache lines asked for at a time */
 
 typedef struct {
     int64_t k, lda, ldb, ldc;
-    const real *bias;   /* one value per column to start from, or NULL */
-    int accumulate;     /* start from C instead */
+    const real *bias;               /* one value per column to add, or NULL */
+    int accumulate;                 /* add to C, which has its bias */
+    const real *next[TILE_NEXT];    /* cache lines to ask for first; all move on by next_stride */
+    int64_t next_stride;
+    real *panel;                    /* where to copy the rows of B, without gaps */
 } TileShape;
+
+/* What a tile does besides: nothing, ask for cache lines to read or to write, copy B. */
+enum { TILE_PLAIN, TILE_READS, TILE_WRITES, TILE_PACKS };
 
 typedef void (*tile_fn)(const TileShape *, const real *, const real *, real *, int);
 
 FASTNN_INLINE void tile_body(const int MR, const int NV, const int PARTIAL, const int BY_COLUMNS,
-                             const TileShape *shape, const real *a, const real *b, real *c,
-                             int columns) {
+                             const int DUTY, const TileShape *shape, const real *a, const real *b,
+                             real *c, int columns) {
     const int64_t lda = shape->lda, ldb = shape->ldb, ldc = shape->ldc, K = shape->k;
     const int last = columns - (NV - 1) * VLEN;
-    vreal acc[TILE_ROWS][TILE_VECTORS];
+    const int fetch = DUTY == TILE_READS || DUTY == TILE_WRITES;
+    const real *bias = shape->accumulate ? NULL : shape->bias;
+    vreal acc[TILE_ROWS][TILE_VECTORS], start[TILE_VECTORS];
 #define LOAD_LAST(p, v) (PARTIAL && (v) == NV - 1 ? v_load_n((p) + (v) * VLEN, last) : v_load((p) + (v) * VLEN))
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; v++) start[v] = bias ? LOAD_LAST(bias, v) : (vreal){0};
+#pragma GCC unroll 14
+    for (int m = 0; m < MR; m++)
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; v++) {
+            if (fetch) __builtin_prefetch(c + m * ldc + v * VLEN, 1, 3);
+            acc[m][v] = start[v];
+        }
+    real *panel = shape->panel;
+#define STEP_OF_K                                                                                  \
+    do {                                                                                           \
+        vreal row[TILE_VECTORS];                                                                   \
+        _Pragma("GCC unroll 2") for (int v = 0; v < NV; v++) {                                     \
+            row[v] = LOAD_LAST(b, v);                                                              \
+            if (DUTY == TILE_PACKS) v_store(panel + v * VLEN, row[v]);                             \
+        }                                                                                          \
+        _Pragma("GCC unroll 14") for (int m = 0; m < MR; m++) {                                    \
+            const vreal scalar = v_all(BY_COLUMNS ? a[m] : a[m * lda]);                            \
+            _Pragma("GCC unroll 2") for (int v = 0; v < NV; v++) acc[m][v] += scalar * row[v];     \
+        }                                                                                          \
+        a += BY_COLUMNS ? lda : 1;                                                                 \
+        b += ldb;                                                                                  \
+        panel += TILE_COLUMNS;                                                                     \
+    } while (0)
+    int64_t k = 0;
+    if (fetch) {
+        const real *next[TILE_NEXT];
+#pragma GCC unroll 3
+        for (int i = 0; i < TILE_NEXT; i++) next[i] = shape->next[i];
+#pragma GCC unroll 1
+        for (; k + TILE_STEP <= K; k += TILE_STEP) {
+#pragma GCC unroll 3
+            for (int i = 0; i < TILE_NEXT; i++) {
+                __builtin_prefetch(next[i], DUTY == TILE_WRITES, 2);
+                next[i] += shape->next_stride;
+            }
+#pragma GCC unroll 4
+            for (int step = 0; step < TILE_STEP; step++) STEP_OF_K;
+        }
+    }
+#pragma GCC unroll 1
+    for (; k < K; k++) STEP_OF_K;
     if (shape->accumulate) {
 #pragma GCC unroll 14
         for (int m = 0; m < MR; m++)
 #pragma GCC unroll 2
-            for (int v = 0; v < NV; v++) acc[m][v] = LOAD_LAST(c + m * ldc, v);
-    } else {
-        vreal start[TILE_VECTORS];
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; v++) start[v] = shape->bias ? LOAD_LAST(shape->bias, v) : (vreal){0};
-#pragma GCC unroll 14
-        for (int m = 0; m < MR; m++)
-#pragma GCC unroll 2
-            for (int v = 0; v < NV; v++) acc[m][v] = start[v];
-    }
-#pragma GCC unroll 1
-    for (int64_t k = 0; k < K; k++) {
-        vreal row[TILE_VECTORS];
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; v++) row[v] = LOAD_LAST(b, v);
-#pragma GCC unroll 14
-        for (int m = 0; m < MR; m++) {
-            const vreal scalar = v_all(BY_COLUMNS ? a[m] : a[m * lda]);
-#pragma GCC unroll 2
-            for (int v = 0; v < NV; v++) acc[m][v] += scalar * row[v];
-        }
-        a += BY_COLUMNS ? lda : 1;
-        b += ldb;
+            for (int v = 0; v < NV; v++) acc[m][v] += LOAD_LAST(c + m * ldc, v);
     }
 #pragma GCC unroll 14
     for (int m = 0; m < MR; m++)
@@ -71,21 +105,28 @@ FASTNN_INLINE void tile_body(const int MR, const int NV, const int PARTIAL, cons
             if (PARTIAL && v == NV - 1) v_store_n(c + m * ldc + v * VLEN, acc[m][v], last);
             else v_store(c + m * ldc + v * VLEN, acc[m][v]);
         }
+#undef STEP_OF_K
 #undef LOAD_LAST
 }
 
-#define TILE_NAME(MR, NV, PARTIAL, BY_COLUMNS) tile_##MR##_##NV##_##PARTIAL##_##BY_COLUMNS
-#define TILE(MR, NV, PARTIAL, BY_COLUMNS)                                                          \
-    static void TILE_NAME(MR, NV, PARTIAL, BY_COLUMNS)(const TileShape *shape, const real *a,      \
-                                                       const real *b, real *c, int columns) {      \
-        tile_body(MR, NV, PARTIAL, BY_COLUMNS, shape, a, b, c, columns);                           \
+#define TILE_NAME(MR, NV, PARTIAL, BY_COLUMNS, DUTY) tile_##MR##_##NV##_##PARTIAL##_##BY_COLUMNS##_##DUTY
+#define TILE(MR, NV, PARTIAL, BY_COLUMNS, DUTY)                                                    \
+    static void TILE_NAME(MR, NV, PARTIAL, BY_COLUMNS, DUTY)(                                      \
+        const TileShape *shape, const real *a, const real *b, real *c, int columns) {              \
+        tile_body(MR, NV, PARTIAL, BY_COLUMNS, DUTY, shape, a, b, c, columns);                     \
     }
 #define EACH_TILE(MR)                                                                              \
-    TILE(MR, 1, 0, 0) TILE(MR, 1, 1, 0) TILE(MR, 2, 0, 0) TILE(MR, 2, 1, 0)                        \
-    TILE(MR, 1, 0, 1) TILE(MR, 1, 1, 1) TILE(MR, 2, 0, 1) TILE(MR, 2, 1, 1)
-#define NAME_EACH_TILE(MR)                                                                         \
-    {{{TILE_NAME(MR, 1, 0, 0), TILE_NAME(MR, 1, 1, 0)}, {TILE_NAME(MR, 2, 0, 0), TILE_NAME(MR, 2, 1, 0)}}, \
-     {{TILE_NAME(MR, 1, 0, 1), TILE_NAME(MR, 1, 1, 1)}, {TILE_NAME(MR, 2, 0, 1), TILE_NAME(MR, 2, 1, 1)}}}
+    TILE(MR, 1, 0, 0, TILE_PLAIN) TILE(MR, 1, 1, 0, TILE_PLAIN) TILE(MR, 2, 0, 0, TILE_PLAIN)      \
+    TILE(MR, 2, 1, 0, TILE_PLAIN) TILE(MR, 1, 0, 1, TILE_PLAIN) TILE(MR, 1, 1, 1, TILE_PLAIN)      \
+    TILE(MR, 2, 0, 1, TILE_PLAIN) TILE(MR, 2, 1, 1, TILE_PLAIN) TILE(MR, 2, 0, 1, TILE_READS)      \
+    TILE(MR, 2, 0, 1, TILE_WRITES) TILE(MR, 2, 0, 1, TILE_PACKS)
+#define NAME_PLAIN(MR, NV, BY)                                                                     \
+    {TILE_NAME(MR, NV, 0, BY, TILE_PLAIN), TILE_NAME(MR, NV, 1, BY, TILE_PLAIN)}
+#define NAME_EACH_PLAIN(MR)                                                                        \
+    {{NAME_PLAIN(MR, 1, 0), NAME_PLAIN(MR, 2, 0)}, {NAME_PLAIN(MR, 1, 1), NAME_PLAIN(MR, 2, 1)}}
+#define NAME_EACH_DUTY(MR)                                                                         \
+    {TILE_NAME(MR, 2, 0, 1, TILE_PLAIN), TILE_NAME(MR, 2, 0, 1, TILE_READS),                       \
+     TILE_NAME(MR, 2, 0, 1, TILE_WRITES), TILE_NAME(MR, 2, 0, 1, TILE_PACKS)}
 
 #if TILE_ROWS == 14
 #define ALL_ROWS(DO, SEP) DO(1) SEP DO(2) SEP DO(3) SEP DO(4) SEP DO(5) SEP DO(6) SEP DO(7) SEP \
@@ -99,11 +140,15 @@ FASTNN_INLINE void tile_body(const int MR, const int NV, const int PARTIAL, cons
 ALL_ROWS(EACH_TILE, NOTHING)
 
 /* [rows - 1][A by columns][vectors - 1][last one partial] */
-static const tile_fn tiles[TILE_ROWS][2][TILE_VECTORS][2] = {ALL_ROWS(NAME_EACH_TILE, COMMA)};
+static const tile_fn tiles[TILE_ROWS][2][TILE_VECTORS][2] = {ALL_ROWS(NAME_EACH_PLAIN, COMMA)};
+/* [rows - 1][duty]: whole tiles with A by columns */
+static const tile_fn tiles_on_duty[TILE_ROWS][4] = {ALL_ROWS(NAME_EACH_DUTY, COMMA)};
 
 FASTNN_INLINE tile_fn tile_for(int rows, int columns, int by_columns) {
     const int vectors = (columns + VLEN - 1) / VLEN;
     return tiles[rows - 1][by_columns][vectors - 1][columns % VLEN != 0];
 }
+
+FASTNN_INLINE tile_fn tile_with_duty(int rows, int duty) { return tiles_on_duty[rows - 1][duty]; }
 
 #endif

@@ -1,7 +1,7 @@
 """Build time: ``kernels/scalars.py`` becomes ``scalars.pxi``, compiled loops round every formula.
 
-Each formula turns into an inline function of ``real`` numbers and a loop over it; the C compiler
-inlines and vectorises. The rewrite is small on purpose:
+Each formula turns into an inline function of ``real`` numbers and a loop over it, which the C compiler
+inlines and vectorises; update rules turn into functions of whole vectors. The rewrite is small on purpose:
 
 * a literal ``1.0`` becomes ``<real>1.0``: in C it is a double and would carry every float32
   expression over to float64, at half the speed and with other results;
@@ -35,6 +35,10 @@ def load_formulas() -> dict:
     return importlib.import_module(f"{package.__name__}.formula").FORMULAS
 
 
+#: Prefix of the functions that a formula may call, by its numeric type.
+_FUNCTIONS = {"real": "r_", "vreal": "v_", "double": "libc_"}
+
+
 class _Rewrite(ast.NodeTransformer):
     """Literals and function names of one numeric type."""
 
@@ -44,12 +48,13 @@ class _Rewrite(ast.NodeTransformer):
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
         if not isinstance(node.value, (int, float)) or isinstance(node.value, bool):
             raise ValueError(f"formulas hold numbers only, not {node.value!r}")
+        if self.type == "vreal":
+            return ast.Name(f"v_all(<real>{float(node.value)!r})")
         return ast.Name(f"(<{self.type}>{float(node.value)!r})")
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
-        prefix = "r_" if self.type == "real" else "libc_"
-        node.func = ast.Name(prefix + ast.unparse(node.func))
+        node.func = ast.Name(_FUNCTIONS[self.type] + ast.unparse(node.func))
         return node
 
 
@@ -141,20 +146,34 @@ def _loss(formula) -> str:
 
 
 def _optimizer(formula) -> str:
-    """The rule's loop reads ``p`` as rate, parameters, per-step constants."""
+    """The rule's loop reads ``p`` as rate, parameters, per-step constants.
+
+    It goes by explicit vectors: what a rule costs is its root and its quotient, and only vectors
+    have the faster root.
+    """
     name = f"optimizer_{formula.name}"
-    slots = [f"s_{slot}" for slot in formula.state]
+    arrays = ["w", *(f"s_{slot}" for slot in formula.state)]
     numbers = ["rate", *formula.parameters, *formula.constants]
-    operands = ["w[i]", "g[i]", *(f"{s}[i]" for s in slots), *(f"p_{n}" for n in numbers)]
-    targets = ["w + i", *(f"{s} + i" for s in slots)]
+    constants = [f"p_{n}" for n in numbers]
+
+    def block(load: str, store: str, rest: str) -> str:
+        operands = [f"{load}({a} + i{rest})" for a in ("w", "g", *arrays[1:])]
+        targets = [f"&new_{a}" for a in arrays]
+        lines = [_call(f"f_{name}", *operands, *constants, *targets)]
+        lines += [f"{store}({a} + i, new_{a}{rest})" for a in arrays]
+        return "".join(f"        {line}\n" for line in lines)
+
     text = (
-        _function(f"f_{name}", formula.function, "real", ["out_w", *(f"out_{s}" for s in slots)])
+        _function(f"f_{name}", formula.function, "vreal", [f"out_{a}" for a in arrays])
         + f"cdef void {name}(real* w, const real* g, real** state, int64_t n,\n"
-        + "                 const double* p) noexcept nogil:\n    cdef int64_t i\n"
-        + "".join(f"    cdef real* {s} = state[{i}]\n" for i, s in enumerate(slots))
-        + "".join(f"    cdef real p_{n} = <real>p[{i}]\n" for i, n in enumerate(numbers))
-        + "    for i in range(n):\n"
-        + f"        {_call('f_' + name, *operands, *targets)}\n"
+        + "                 const double* p) noexcept nogil:\n    cdef int64_t block, i\n"
+        + "".join(f"    cdef real* {a} = state[{i}]\n" for i, a in enumerate(arrays[1:]))
+        + "".join(f"    cdef vreal {c} = v_all(<real>p[{i}])\n" for i, c in enumerate(constants))
+        + f"    cdef vreal {', '.join(f'new_{a}' for a in arrays)}\n"
+        + "    for block in range(n // VLEN):\n        i = block * VLEN\n"
+        + block("v_load", "v_store", "")
+        + "    i = n // VLEN * VLEN\n    if i < n:\n"
+        + block("v_load_n", "v_store_n", ", <int>(n - i)")
     )
     first = 1 + len(formula.parameters)
     text += f"cdef void {name}_per_step(int64_t step, double* p) noexcept nogil:\n"
