@@ -49,6 +49,7 @@ def prepare(
     units: int,
     loss: Loss,
     dtype: str,
+    threads: int,
     names: tuple[str, str, str] = ("X", "y", "sample_weight"),
 ) -> Data:
     """Check a user's arrays against the model and each other.
@@ -58,7 +59,7 @@ def prepare(
     ValueError, TypeError
         Whatever does not fit; the message names the argument.
     """
-    features = checks.features(names[0], x, shape, dtype)
+    features = checks.features(names[0], x, shape, dtype, threads)
     if y is None:
         raise TypeError(f"{names[1]}: expected targets, got None")
     raw = checks.numeric(names[1], y)

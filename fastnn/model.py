@@ -200,7 +200,7 @@ class Model:
                 purpose,
                 batch=batch,
                 dtype=self._dtype,
-                threads=self.threads or min(available_threads(), most_threads(self.backend)),
+                threads=self._most_threads(),
                 forced=self.threads is not None,
                 any_threads=self.deterministic == "any-threads",
             )
@@ -208,6 +208,9 @@ class Model:
                 self._runners.pop(next(iter(self._runners)))
             self._runners[key] = make_runner(program, state, self.backend)
         return self._runners[key]
+
+    def _most_threads(self) -> int:
+        return self.threads or min(available_threads(), most_threads(self.backend))
 
     def _prepare(
         self,
@@ -231,6 +234,7 @@ class Model:
         data = prepare(
             x, y, sample_weight, class_weight, shape=chain.input_shape,
             units=chain.output_shape[-1], loss=self.loss, dtype=self._dtype, names=names,
+            threads=self._most_threads(),
         )  # fmt: skip
         self.build(chain.input_shape)
         return data
@@ -445,7 +449,7 @@ class Model:
         if batch_size is not None:
             checks.positive_int("batch_size", batch_size)
         chain, _ = self._need()
-        x = checks.features("X", X, chain.input_shape, self._dtype)
+        x = checks.features("X", X, chain.input_shape, self._dtype, self._most_threads())
         batch = min(batch_size or EVALUATION_BATCH, len(x))
         runner = self._runner("predict", None, batch)
         out = np.empty((len(x), runner.program.outputs), self._dtype)

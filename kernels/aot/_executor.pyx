@@ -45,6 +45,10 @@ cdef extern from "shuffle.h" nogil:
     void shuffle_rows(uint64_t seed, uint32_t epoch, int64_t n, uint32_t* keys, int64_t* order,
                       uint32_t* keys_scratch, int64_t* order_scratch)
 
+cdef extern from "within.h" nogil:
+    bint within_f32(const float* p, int64_t n, double limit)
+    bint within_f64(const double* p, int64_t n, double limit)
+
 #: Layout of one call, of what changes from step to step, and of one sum that the executor takes.
 CALL = np.dtype([
     ("kernel", np.uintp), ("step", np.uintp), ("buffers", np.uintp, FASTNN_BUFFERS),
@@ -272,6 +276,47 @@ def shuffled(uint64_t seed, uint32_t epoch, int64_t n):
     if n:
         shuffle_rows(seed, epoch, n, &keys[0], &order[0], &keys[n], &order[n])
     return np.asarray(order)[:n].copy()
+
+
+ctypedef struct Search:
+    Team team
+    const char* numbers
+    int64_t n
+    int itemsize, threads
+    double limit
+    int found           # a number beyond the limit, by any thread
+
+
+cdef void search(void* shared, int thread) noexcept nogil:
+    cdef Search* job = <Search*>shared
+    cdef int64_t start = job.n * thread // job.threads
+    cdef int64_t stop = job.n * (thread + 1) // job.threads
+    cdef const char* numbers = job.numbers + start * job.itemsize
+    if job.itemsize == 4:
+        if not within_f32(<const float*>numbers, stop - start, job.limit):
+            job.found = 1
+    elif not within_f64(<const double*>numbers, stop - start, job.limit):
+        job.found = 1
+
+
+def all_within(array, double limit, int threads=1):
+    """Whether all numbers of a contiguous float32 or float64 array are in [-limit, limit]."""
+    cdef Search job
+    cdef uintptr_t address = array.ctypes.data
+    cdef int error
+    assert array.dtype in (np.float32, np.float64) and array.dtype.isnative
+    assert array.flags.forc and 0 < threads <= most_threads
+    job.numbers = <const char*>address
+    job.n = array.size
+    job.itemsize = array.itemsize
+    job.threads = threads
+    job.limit = limit
+    job.found = 0
+    with nogil:
+        error = team_run(&job.team, threads, search, &job)
+    if error:
+        raise OSError(error, f"could not start {threads} threads")
+    return not job.found
 
 
 def call_kernel(call, int thread=0, int threads=1):

@@ -1,7 +1,8 @@
 """Build time: ``kernels/scalars.py`` becomes ``scalars.pxi``, compiled loops round every formula.
 
-Each formula turns into an inline function of ``real`` numbers and a loop over it, which the C compiler
-inlines and vectorises; update rules turn into functions of whole vectors. The rewrite is small on purpose:
+Each formula turns into an inline function of ``real`` numbers and a loop over it; the C compiler
+inlines and vectorises. Update rules turn into functions of whole vectors. The rewrite is small on
+purpose:
 
 * a literal ``1.0`` becomes ``<real>1.0``: in C it is a double and would carry every float32
   expression over to float64, at half the speed and with other results;
