@@ -153,7 +153,7 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
     make_rule(&rule, call, <real*>call.buffers[2], call.buffers + 4)
     # Rows, where there are enough: columns of two threads would lie side by side in every page, and
     # each core's prefetcher take away lines that the other is about to write (784-128-10 on two
-    # threads took 1.4 times as long, when calls of the update did not yet wait for each other).
+    # threads takes 1.5 times as long).
     divide(inputs, units, inputs < threads * TILE_ROWS, thread, threads, &i0, &i1, &j0, &j1)
     if units <= TILE_ROWS:
         i0 = share(inputs, TILE_COLUMNS, thread, threads)
