@@ -29,6 +29,7 @@ from ._version import __version__
 from .callbacks import History
 from .layers import Input
 from .model import Model, Sequential
+from .scaling import lsuv
 from .training import NonFiniteLoss
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "initializers",
     "layers",
     "losses",
+    "lsuv",
     "metrics",
     "optimizers",
     "regularizers",

@@ -13,10 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from . import checks
+from . import formulas
 from .compiler import Graph, Tensor
 from .kernels.formula import FORMULAS
 from .lookup import near_matches
+
+#: Other names that the field uses.
+ALIASES = {"linear": "identity", "swish": "silu"}
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,8 @@ class ActivationFunction:
     def __repr__(self) -> str:
         if not self.parameters:
             return self.name
-        names = FORMULAS["activation"][self.name].parameters
-        values = (f"{n}={p:g}" for n, p in zip(names, self.parameters, strict=True))
-        return f"{self.name}({', '.join(values)})"
+        formula = FORMULAS["activation"][self.name]
+        return f"{self.name}({formulas.describe(formula, self.parameters)})"
 
 
 def names() -> list[str]:
@@ -57,21 +59,18 @@ def make(name: str, **parameters: float) -> ActivationFunction:
     TypeError
         A parameter that the function does not have.
     """
+    name = ALIASES.get(name, name)
     if name not in names():
         raise ValueError(
             f"activation: unknown name {name!r}.{near_matches(name, names())}"
             f" Known names: {', '.join(sorted(names()))}"
         )
     formula = FORMULAS["activation"].get(name)
-    values = formula.defaults if formula else {}
-    for given in parameters:
-        if given not in values:
-            raise TypeError(f"{name}: has no parameter {given!r}; it has {sorted(values)}")
-    values |= parameters
-    limits = formula.limits if formula else {}
-    return ActivationFunction(
-        name, tuple(checks.number(n, v, limits.get(n, -float("inf"))) for n, v in values.items())
-    )
+    if formula is None:  # softmax: it has no parameters
+        if parameters:
+            raise TypeError(f"{name}: has no parameter {next(iter(parameters))!r}; it has []")
+        return ActivationFunction(name)
+    return ActivationFunction(name, formulas.parameters(formula, parameters))
 
 
 def get(value: Any) -> ActivationFunction:
@@ -90,15 +89,15 @@ def get(value: Any) -> ActivationFunction:
 
 
 def __getattr__(name: str) -> Any:
-    if name in names():
+    if name in names() or name in ALIASES:
 
         def function(**parameters: float) -> ActivationFunction:
             return make(name, **parameters)
 
         function.__name__ = name
-        formula = FORMULAS["activation"].get(name)
+        formula = FORMULAS["activation"].get(ALIASES.get(name, name))
         function.__doc__ = (
-            f"{formula.doc}\n\nSource: {formula.source}."
+            formulas.documentation(formula)
             if formula
             else (
                 "f(x)_i = exp(x_i) / sum_j exp(x_j), over each row\n\n"
@@ -110,4 +109,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *names()])
+    return sorted([*globals(), *names(), *ALIASES])

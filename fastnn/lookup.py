@@ -52,3 +52,8 @@ def snake_case(name: str) -> str:
             out += "_"
         out += letter.lower()
     return out
+
+
+def camel_case(name: str) -> str:
+    """``log_cosh`` -> ``LogCosh``: the class of a name."""
+    return "".join(part.capitalize() for part in name.split("_"))

@@ -7,19 +7,26 @@ by the sum of the class weights.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import checks
+from . import checks, formulas
 from .compiler import Graph, Target, Tensor
-from .lookup import resolve
+from .kernels.formula import FORMULAS, Formula
+from .lookup import camel_case, resolve
 
 
 class Loss:
     """Base: ``targets`` checks and converts what the user compares with; ``emit`` the ops."""
 
     name: str
+    functions: tuple[str, ...] = ()  # the scalar formulas that it stands for
+
+    @property
+    def threshold(self) -> float:
+        """Outputs above it mean yes, where targets are yes or no."""
+        return 0.5
 
     def targets(self, y: np.ndarray, units: int, dtype: str) -> np.ndarray:
         """Targets for ``units`` outputs: labels int32 (n,), or numbers (n, units)."""
@@ -42,8 +49,50 @@ class Loss:
 class PointwiseLoss(Loss):
     """A loss that is the mean over the outputs of a scalar formula l(y, t)."""
 
-    function: str
     name: str
+    parameters: tuple[float, ...] = ()
+
+    @property
+    def function(self) -> str:
+        """Name of the formula in use."""
+        return self.functions[0]
+
+    @property
+    def formula(self) -> Formula:
+        """The scalar formula."""
+        return FORMULAS["loss"][self.function]
+
+    @property
+    def threshold(self) -> float:
+        """Outputs above it mean yes, where targets are yes or no."""
+        on_scores = self.formula.targets in ("shares", "signs") and self.formula.domain[0] < 0
+        return 0.0 if on_scores else 0.5
+
+    def targets(self, y: np.ndarray, units: int, dtype: str) -> np.ndarray:
+        targets = checks.numbers("y", y, units, dtype)
+        kind = self.formula.targets
+        low, high = targets.min(), targets.max()
+        if kind == "counts" and low < 0:
+            raise ValueError(f"y: targets of {self.name} are at least 0, got {low}")
+        if kind == "shares" and (low < 0 or high > 1):
+            wrong = low if low < 0 else high
+            raise ValueError(f"y: targets of {self.name} are in [0, 1], got {wrong}")
+        if kind == "signs":
+            wrong = targets[~np.isin(targets, (-1, 0, 1))]
+            if wrong.size or (low < 0 and not targets.all()):
+                raise ValueError(
+                    f"y: targets of {self.name} are -1 and 1, or 0 and 1, got "
+                    f"{wrong[0] if wrong.size else '-1 and 0'}"
+                )
+            if low >= 0:
+                targets = 2 * targets - 1
+        return targets
+
+    def class_labels(self, targets: np.ndarray) -> np.ndarray:
+        if self.formula.targets not in ("shares", "signs") or targets.shape[1] != 1:
+            return super().class_labels(targets)
+        middle = 0.5 if self.formula.targets == "shares" else 0.0
+        return (targets[:, 0] > middle).astype(np.int32)
 
     def emit(
         self, graph: Graph, prediction: Tensor, target: Target, weights: Tensor | None
@@ -55,9 +104,12 @@ class PointwiseLoss(Loss):
             target.targets,
             weights,
             function=self.function,
-            parameters=(),
+            parameters=self.parameters,
         )
         return rows
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({formulas.describe(self.formula, self.parameters)})"
 
 
 class MeanSquaredError(PointwiseLoss):
@@ -68,7 +120,7 @@ class MeanSquaredError(PointwiseLoss):
     Source: Bishop, Pattern Recognition and Machine Learning, section 3.1.1.
     """
 
-    function = "squared_error"
+    functions = ("squared_error",)
     name = "mean_squared_error"
 
 
@@ -78,7 +130,7 @@ class MeanAbsoluteError(PointwiseLoss):
     Source: Bishop, Pattern Recognition and Machine Learning, section 1.5.5.
     """
 
-    function = "absolute_error"
+    functions = ("absolute_error",)
     name = "mean_absolute_error"
 
 
@@ -149,35 +201,58 @@ class BinaryCrossEntropy(PointwiseLoss):
     """
 
     name = "binary_cross_entropy"
+    functions = ("binary_cross_entropy", "sigmoid_cross_entropy")
 
     def __init__(self, from_logits: bool = False) -> None:
         self.from_logits = bool(from_logits)
-        self.function = "sigmoid_cross_entropy" if from_logits else "binary_cross_entropy"
 
-    def targets(self, y: np.ndarray, units: int, dtype: str) -> np.ndarray:
-        targets = checks.numbers("y", y, units, dtype)
-        low, high = targets.min(), targets.max()
-        if low < 0 or high > 1:
-            raise ValueError(
-                f"y: targets of binary_cross_entropy are in [0, 1], got {low if low < 0 else high}"
-            )
-        return targets
-
-    def class_labels(self, targets: np.ndarray) -> np.ndarray:
-        if targets.shape[1] != 1:
-            return super().class_labels(targets)
-        return (targets[:, 0] > 0.5).astype(np.int32)
+    @property
+    def function(self) -> str:
+        return self.functions[self.from_logits]
 
     def __repr__(self) -> str:
         return f"BinaryCrossEntropy(from_logits={self.from_logits})"
 
 
-#: Name -> class, of everything a user can name.
-LOSSES: dict[str, type[Loss]] = {
-    c.name: c for c in (MeanSquaredError, MeanAbsoluteError, CrossEntropy, BinaryCrossEntropy)
+def _class_of(formula: Formula) -> type[PointwiseLoss]:
+    """The loss class of a formula that needs nothing but its parameters."""
+
+    def __init__(self: PointwiseLoss, **given: float) -> None:
+        self.parameters = formulas.parameters(formula, given)
+
+    name = camel_case(formula.name)
+    contents = {
+        "__init__": __init__,
+        "__doc__": f"Mean over the outputs of {formulas.documentation(formula)}",
+        "__module__": __name__,
+        "functions": (formula.name,),
+        "name": formula.name,
+    }
+    return type(name, (PointwiseLoss,), contents)
+
+
+_WRITTEN: tuple[type[Loss], ...] = (
+    MeanSquaredError,
+    MeanAbsoluteError,
+    CrossEntropy,
+    BinaryCrossEntropy,
+)
+_COVERED = {name for c in _WRITTEN for name in c.functions}
+
+#: Name -> class, of everything a user can name; a class for each formula that has none above.
+LOSSES: dict[str, type[Loss]] = {c.name: c for c in _WRITTEN} | {
+    name: _class_of(formula)
+    for name, formula in FORMULAS["loss"].items()
+    if name not in _COVERED and "derivative" in formula.companions
 }
+globals().update({c.__name__: c for c in LOSSES.values()})
 
 
 def get(value: Any) -> Loss:
     """The loss that a name or object stands for."""
     return resolve("loss", value, LOSSES, Loss)
+
+
+if TYPE_CHECKING:  # classes made above
+
+    def __getattr__(name: str) -> type[PointwiseLoss]: ...

@@ -35,8 +35,7 @@ class Accuracy(Metric):
         if target.labels is not None or loss.name == "cross_entropy":
             (rows,) = graph.emit("accuracy", prediction, target.labels, target.targets)
             return rows
-        threshold = 0.0 if getattr(loss, "from_logits", False) else 0.5
-        return _pointwise(graph, "binary_match", prediction, target, (threshold,))
+        return _pointwise(graph, "binary_match", prediction, target, (loss.threshold,))
 
 
 class _Pointwise(Metric):

@@ -27,6 +27,8 @@ from functools import cached_property
 from typing import Any
 
 Function = Callable[..., object]
+Range = tuple[float, float]
+EVERYTHING: Range = (-math.inf, math.inf)
 
 
 @dataclass
@@ -34,8 +36,10 @@ class Formula:
     """One scalar formula with its companions and where it comes from.
 
     ``state`` and ``constants`` are only an optimizer's: the names of its state slots, and of the
-    numbers that ``per_step`` computes. ``limits`` are the least values of parameters that have one,
-    ``domain`` the range of the first argument outside of which the formula is not meant.
+    numbers that ``per_step`` computes. ``limits`` are the ranges of parameters that have one,
+    ``domain`` that of the first argument, outside of which the formula is not meant.
+    ``targets`` says what a loss compares with: "numbers", "counts" (at least 0), "shares" (in
+    [0, 1]) or "signs" (-1 and 1).
     """
 
     kind: str
@@ -44,8 +48,9 @@ class Formula:
     source: str
     state: tuple[str, ...] = ()
     constants: tuple[str, ...] = ()
-    limits: Mapping[str, float] = field(default_factory=dict)
-    domain: tuple[float, float] = (-math.inf, math.inf)
+    limits: Mapping[str, Range] = field(default_factory=dict)
+    domain: Range = EVERYTHING
+    targets: str = "numbers"
     companions: dict[str, Function] = field(default_factory=dict)
 
     @cached_property
@@ -103,18 +108,16 @@ def _register(kind: str, source: str, **more: Any) -> Callable[[Function], Formu
     return decorate
 
 
-def activation(
-    source: str, limits: Mapping[str, float] | None = None
-) -> Callable[[Function], Formula]:
+def activation(source: str, **limits: Range) -> Callable[[Function], Formula]:
     """Register ``f(x, *params)``; add ``@f.derivative`` with arguments ``(x, y, *params)``."""
-    return _register("activation", source, limits=limits or {})
+    return _register("activation", source, limits=limits)
 
 
 def loss(
-    source: str, domain: tuple[float, float] = (-math.inf, math.inf)
+    source: str, domain: Range = EVERYTHING, targets: str = "numbers", **limits: Range
 ) -> Callable[[Function], Formula]:
     """Register ``f(y, t, *params)``; add ``@f.derivative``, or leave it out for a metric."""
-    return _register("loss", source, domain=domain)
+    return _register("loss", source, domain=domain, targets=targets, limits=limits)
 
 
 def optimizer(

@@ -6,7 +6,7 @@ local names, and the functions imported below. Comparisons are arranged so that 
 a NaN must reach the loss, where it is detected, and not be turned into zero on its way.
 """
 
-from math import exp, expm1, log, log1p, sqrt, tanh
+from math import erf, exp, expm1, inf, log, log1p, sqrt, tanh
 
 from .formula import activation, loss, optimizer, schedule
 
@@ -68,7 +68,7 @@ def _(x, y):
     return 1.0 if y > 0.0 else 0.0
 
 
-@activation("Maas, Hannun & Ng, Rectifier nonlinearities, ICML 2013", limits={"slope": 0.0})
+@activation("Maas, Hannun & Ng, Rectifier nonlinearities, ICML 2013", slope=(0.0, inf))
 def leaky_relu(x, slope=0.01):
     """f(x) = x for x > 0, else slope * x; the derivative at 0 is slope"""
     return x if x > 0.0 else slope * x
@@ -79,7 +79,7 @@ def _(x, y, slope):
     return 1.0 if y > 0.0 else slope
 
 
-@activation("Clevert, Unterthiner & Hochreiter, ELU, ICLR 2016", limits={"alpha": 0.0})
+@activation("Clevert, Unterthiner & Hochreiter, ELU, ICLR 2016", alpha=(0.0, inf))
 def elu(x, alpha=1.0):
     """f(x) = x for x > 0, else alpha * (exp(x) - 1); the derivative at 0 is alpha"""
     return x if x > 0.0 else alpha * expm1(x)
@@ -88,6 +88,116 @@ def elu(x, alpha=1.0):
 @elu.derivative
 def _(x, y, alpha):
     return 1.0 if y > 0.0 else y + alpha
+
+
+@activation("Klambauer, Unterthiner, Mayr & Hochreiter, Self-normalizing networks, NIPS 2017")
+def selu(x):
+    """f(x) = s x for x > 0, else s a (exp(x) - 1), with s = 1.0507 and a = 1.6733"""
+    tail = 1.0507009873554805 * 1.6732632423543772 * expm1(x)
+    return 1.0507009873554805 * x if x > 0.0 else tail
+
+
+@selu.derivative
+def _(x, y):
+    return 1.0507009873554805 if y > 0.0 else y + 1.0507009873554805 * 1.6732632423543772
+
+
+@activation("Dugas et al., Incorporating second-order functional knowledge, NIPS 2001")
+def softplus(x):
+    """f(x) = log(1 + exp(x)), computed as max(x, 0) + log(1 + exp(-|x|))"""
+    return (0.0 if x < 0.0 else x) + log1p(exp(-x if x > 0.0 else x))
+
+
+@softplus.derivative
+def _(x, y):
+    return -expm1(-y)
+
+
+@activation("Hendrycks & Gimpel, Gaussian error linear units (2016)")
+def gelu(x):
+    """f(x) = x P(x), with P(x) = (1 + erf(x / sqrt(2))) / 2 of the normal distribution"""
+    return 0.5 * x * (1.0 + erf(0.7071067811865476 * x))
+
+
+@gelu.derivative
+def _(x, y):
+    return 0.5 * (1.0 + erf(0.7071067811865476 * x)) + 0.3989422804014327 * x * exp(-0.5 * x * x)
+
+
+@activation("Hendrycks & Gimpel, Gaussian error linear units (2016), section 2")
+def gelu_tanh(x):
+    """f(x) = x / 2 (1 + tanh(u)), u = sqrt(2 / pi) (x + 0.044715 x^3), close to gelu"""
+    # (1 + tanh(u)) / 2 is the sigmoid of z = 2 u, which loses nothing where it is near 0. The
+    # exponential of 700 is nearly the largest number there is.
+    z = 1.5957691216057308 * (x + 0.044715 * x * x * x)
+    return 0.0 * x if z < -700.0 else x / (1.0 + exp(-z))
+
+
+@gelu_tanh.derivative
+def _(x, y):
+    c = -12.0 if x < -12.0 else (12.0 if x > 12.0 else x)  # beyond, it is 0 or 1
+    s = 1.0 / (1.0 + exp(-1.5957691216057308 * (c + 0.044715 * c * c * c)))
+    return s + c * s * (1.0 - s) * 1.5957691216057308 * (1.0 + 3.0 * 0.044715 * c * c)
+
+
+@activation("Elfwing, Uchibe & Doya (2017); Ramachandran, Zoph & Le, Swish (2017)")
+def silu(x):
+    """f(x) = x / (1 + exp(-x)); also called swish"""
+    return x / (1.0 + exp(-x))
+
+
+@silu.derivative
+def _(x, y):
+    s = 1.0 / (1.0 + exp(-x))
+    return s + y * (1.0 - s)
+
+
+@activation("Misra, Mish: a self regularized non-monotonic activation, BMVC 2020")
+def mish(x):
+    """f(x) = x tanh(log(1 + exp(x)))"""
+    # tanh(log(1 + e)) = n / (n + 2) with n = e (e + 2); beyond 20 it is 1 to the last bit.
+    e = exp(20.0 if x > 20.0 else x)
+    return x * (e * (e + 2.0) / (e * (e + 2.0) + 2.0))
+
+
+@mish.derivative
+def _(x, y):
+    e = exp(20.0 if x > 20.0 else x)
+    rest = 2.0 / (e * (e + 2.0) + 2.0)
+    return 1.0 - rest + x * (e / (1.0 + e)) * rest * (2.0 - rest)
+
+
+@activation("Courbariaux, Bengio & David, BinaryConnect (2015); slope 1/6 as in PyTorch")
+def hard_sigmoid(x):
+    """f(x) = x / 6 + 1/2, clipped to [0, 1]; the derivative at the corners is 0"""
+    return 0.0 if x < -3.0 else (1.0 if x > 3.0 else x / 6.0 + 0.5)
+
+
+@hard_sigmoid.derivative
+def _(x, y):
+    return (1.0 / 6.0 if y < 1.0 else 0.0) if y > 0.0 else 0.0
+
+
+@activation("Collobert, Large scale machine learning (2004)")
+def hard_tanh(x):
+    """f(x) = x, clipped to [-1, 1]; the derivative at the corners is 0"""
+    return -1.0 if x < -1.0 else (1.0 if x > 1.0 else x)
+
+
+@hard_tanh.derivative
+def _(x, y):
+    return (1.0 if y < 1.0 else 0.0) if y > -1.0 else 0.0
+
+
+@activation("Krizhevsky, Convolutional deep belief networks on CIFAR-10 (2010)")
+def relu6(x):
+    """f(x) = x, clipped to [0, 6]; the derivative at the corners is 0"""
+    return 0.0 if x < 0.0 else (6.0 if x > 6.0 else x)
+
+
+@relu6.derivative
+def _(x, y):
+    return (1.0 if y < 6.0 else 0.0) if y > 0.0 else 0.0
 
 
 # ---------------------------------------------------------------------------- losses
@@ -115,7 +225,11 @@ def _(y, t):
     return 1.0 if y > t else (-1.0 if y < t else y - t)
 
 
-@loss("Bishop, Pattern Recognition and Machine Learning, section 4.3.2", domain=(0.0, 1.0))
+@loss(
+    "Bishop, Pattern Recognition and Machine Learning, section 4.3.2",
+    domain=(0.0, 1.0),
+    targets="shares",
+)
 def binary_cross_entropy(y, t):
     """l(y, t) = -t log y - (1 - t) log(1 - y), y first clipped to [1e-7, 1 - 1e-7]"""
     p = 1e-7 if y < 1e-7 else (1.0 - 1e-7 if y > 1.0 - 1e-7 else y)
@@ -128,7 +242,7 @@ def _(y, t):
     return (p - t) / (p * (1.0 - p))
 
 
-@loss("Bishop, Pattern Recognition and Machine Learning, section 4.3.2, on logits")
+@loss("Bishop, Pattern Recognition and Machine Learning, section 4.3.2", targets="shares")
 def sigmoid_cross_entropy(y, t):
     """l(z, t) = max(z, 0) - z t + log(1 + exp(-|z|)), the binary cross-entropy of sigmoid(z)"""
     magnitude = y if y > 0.0 else -y
@@ -138,6 +252,126 @@ def sigmoid_cross_entropy(y, t):
 @sigmoid_cross_entropy.derivative
 def _(y, t):
     return 1.0 / (1.0 + exp(-y)) - t
+
+
+@loss("Huber, Robust estimation of a location parameter (1964)", delta=(0.0, inf))
+def huber(y, t, delta=1.0):
+    """l(y, t) = e^2 / 2 for |e| <= delta, else delta (|e| - delta / 2), with e = y - t"""
+    size = y - t if y > t else t - y
+    return 0.5 * size * size if size < delta else delta * (size - 0.5 * delta)
+
+
+@huber.derivative
+def _(y, t, delta):
+    e = y - t
+    return delta if e > delta else (-delta if e < -delta else e)
+
+
+@loss("Keras and Chen et al., Log hyperbolic cosine loss improves VAEs (2018)")
+def log_cosh(y, t):
+    """l(y, t) = log(cosh(e)) with e = y - t"""
+    # cosh(e) - 1 is (1 - exp(-e))^2 / (2 exp(-e)); far from 0, |e| - log(2) and a little.
+    size = y - t if y > t else t - y
+    near = 0.5 * expm1(-size) * expm1(-size) / exp(-1.0 if size > 1.0 else -size)
+    return log1p(near) if size < 1.0 else size + log1p(exp(-2.0 * size)) - 0.6931471805599453
+
+
+@log_cosh.derivative
+def _(y, t):
+    return tanh(y - t)
+
+
+@loss("Koenker & Bassett, Regression quantiles, Econometrica 46 (1978)", quantile=(0.0, 1.0))
+def quantile(y, t, quantile=0.5):
+    """l(y, t) = q (t - y) for t >= y, else (1 - q) (y - t); the derivative at y = t is 0"""
+    return (1.0 - quantile) * (y - t) if y > t else quantile * (t - y)
+
+
+@quantile.derivative
+def _(y, t, quantile):
+    return 1.0 - quantile if y > t else (-quantile if y < t else y - t)
+
+
+@loss("Nelder & Wedderburn, Generalized linear models (1972)", domain=(0.0, 10.0), targets="counts")
+def poisson(y, t):
+    """l(y, t) = y - t log y, y first raised to at least 1e-7"""
+    rate = 1e-7 if y < 1e-7 else y
+    return rate - t * log(rate)
+
+
+@poisson.derivative
+def _(y, t):
+    return 1.0 - t / (1e-7 if y < 1e-7 else y)
+
+
+@loss("Nelder & Wedderburn, Generalized linear models (1972)", targets="counts")
+def log_poisson(y, t):
+    """l(z, t) = exp(z) - t z, the Poisson loss of the rate exp(z)"""
+    return exp(y) - t * y
+
+
+@log_poisson.derivative
+def _(y, t):
+    return exp(y) - t
+
+
+@loss(
+    "Lin et al., Focal loss for dense object detection, ICCV 2017",
+    domain=(0.0, 1.0),
+    targets="shares",
+    gamma=(0.0, inf),
+    alpha=(0.0, 1.0),
+)
+def focal(y, t, gamma=2.0, alpha=0.25):
+    """l(y, t) = -alpha t (1 - y)^gamma log y - (1 - alpha) (1 - t) y^gamma log(1 - y)"""
+    p = 1e-7 if y < 1e-7 else (1.0 - 1e-7 if y > 1.0 - 1e-7 else y)
+    yes = t * exp(gamma * log(1.0 - p)) * log(p)
+    no = (1.0 - t) * exp(gamma * log(p)) * log(1.0 - p)
+    return -alpha * yes - (1.0 - alpha) * no
+
+
+@focal.derivative
+def _(y, t, gamma, alpha):
+    p = 1e-7 if y < 1e-7 else (1.0 - 1e-7 if y > 1.0 - 1e-7 else y)
+    q = 1.0 - p
+    yes = t * exp(gamma * log(q)) * (1.0 / p - gamma * log(p) / q)
+    no = (1.0 - t) * exp(gamma * log(p)) * (1.0 / q - gamma * log(q) / p)
+    return -alpha * yes + (1.0 - alpha) * no
+
+
+@loss("Rosasco et al., Are loss functions all the same? (2004)", targets="signs")
+def hinge(y, t):
+    """l(y, t) = max(0, 1 - t y); the derivative at t y = 1 is 0"""
+    margin = 1.0 - t * y
+    return 0.0 if margin < 0.0 else margin
+
+
+@hinge.derivative
+def _(y, t):
+    return -t if t * y < 1.0 else 0.0 * t * y
+
+
+@loss("Rosasco et al., Are loss functions all the same? (2004)", targets="signs")
+def squared_hinge(y, t):
+    """l(y, t) = max(0, 1 - t y)^2"""
+    margin = 1.0 - t * y
+    return 0.0 if margin < 0.0 else margin * margin
+
+
+@squared_hinge.derivative
+def _(y, t):
+    return -2.0 * t * (1.0 - t * y) if t * y < 1.0 else 0.0 * t * y
+
+
+@loss("Bishop, Pattern Recognition and Machine Learning, section 4.1.7", targets="shares")
+def perceptron(y, t):
+    """l(z, t) = max(z, 0) - t z with t in {0, 1}: its derivative is heaviside(z) - t"""
+    return (0.0 if y < 0.0 else y) - t * y
+
+
+@perceptron.derivative
+def _(y, t):
+    return -t if y < 0.0 else 1.0 - t + 0.0 * y
 
 
 @loss("the share of outputs on the right side of a threshold; a metric, without derivative")

@@ -176,8 +176,7 @@ class Case:
 def parameters(formula: Formula) -> tuple[float, ...]:
     """Values of all parameters of a formula: the default, or one that makes sense."""
     return tuple(
-        formula.defaults.get(name, PARAMETERS.get(name, max(formula.limits.get(name, 0), 0) + 0.5))
-        for name in formula.parameters
+        formula.defaults.get(name, PARAMETERS.get(name, 0.5)) for name in formula.parameters
     )
 
 
@@ -219,7 +218,7 @@ def _fits(op: Op, formula: Formula | None, given: set[str]) -> bool:
         return "x" not in optional  # only in an op whose own work remains
     if "x" not in optional and not given & {"y"}:
         return False  # without y there is no derivative, and so no function but the identity
-    return all((n in given) == formula.derivative_reads(n) for n in ("x", "y") if n in names)
+    return all((n in given) == formula.derivative_reads(n) for n in ("x", "y"))
 
 
 def variants(op: Op) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:

@@ -37,11 +37,14 @@ def data(loss="mean_squared_error", weighted=False, dtype="float32"):
     else:
         X = rng.normal(size=(N, FEATURES)).astype(dtype)
     labels = rng.integers(0, OUTPUTS, N)
+    kind = FORMULAS["loss"][loss].targets if loss in FORMULAS["loss"] else loss
     y = {
         "cross_entropy": labels,
         "one_hot": np.eye(OUTPUTS)[labels],
-        "binary_cross_entropy": rng.integers(0, 2, (N, OUTPUTS)),
-    }.get(loss, rng.normal(size=(N, OUTPUTS)))
+        "shares": rng.integers(0, 2, (N, OUTPUTS)),
+        "signs": rng.choice([-1, 1], (N, OUTPUTS)),
+        "counts": rng.poisson(2.0, (N, OUTPUTS)),
+    }.get(kind, rng.normal(size=(N, OUTPUTS)))
     return X, y, rng.uniform(0, 2, N) if weighted else None
 
 
@@ -116,20 +119,28 @@ def test_activations_with_other_parameters(name):
     both(layers, "mean_squared_error", optimizer("sgd"), *data(), dtype="float64")
 
 
-#: Output activations of each loss: with the first, and with logits, it is one stable op.
+#: Output activations of each loss: with the first, and with logits, it is one stable op. Other
+#: losses take what their formula is meant for.
 OUTPUT = {
     "mean_squared_error": [None, "tanh"],
     "mean_absolute_error": [None, "sigmoid"],
     "cross_entropy": ["softmax", "logits"],
     "one_hot": ["softmax", "logits", "sigmoid"],
     "binary_cross_entropy": ["sigmoid", "logits"],
+    "perceptron": ["heaviside", None],
 }
+
+
+def outputs(case: str) -> list[str | None]:
+    if case in OUTPUT:
+        return OUTPUT[case]
+    return ["sigmoid"] if FORMULAS["loss"][case].domain[0] == 0 else [None, "tanh"]
 
 
 @both_types
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 @pytest.mark.parametrize(
-    "case, output", [(c, o) for c in (*fnn.losses.LOSSES, "one_hot") for o in OUTPUT[c]]
+    "case, output", [(c, o) for c in (*fnn.losses.LOSSES, "one_hot") for o in outputs(c)]
 )
 def test_losses(case, output, weighted, dtype):
     kind = fnn.losses.LOSSES["cross_entropy" if case == "one_hot" else case]
@@ -203,7 +214,7 @@ def test_every_initial_weight_is_the_same():
         for dtype in ("float32", "float64"):
             weights = []
             for backend in ("numpy", "cython"):
-                model = fnn.Sequential([fnn.Input(FEATURES), *layers], seed=1)
+                model = fnn.Sequential([fnn.Input(16), *layers], seed=1)
                 model.compile("mean_squared_error", backend=backend, dtype=dtype)
                 weights.append(model.parameters.copy())
             np.testing.assert_array_equal(*weights)
@@ -289,7 +300,7 @@ for dtype in ("float32", "float64"):
         t.test_activations(name, "fused", dtype)
         t.test_activations(name, "alone", dtype)
     for case in (*t.fnn.losses.LOSSES, "one_hot"):
-        for output in t.OUTPUT[case]:
+        for output in t.outputs(case):
             t.test_losses(case, output, True, dtype)
     t.test_dropout_and_penalties(0.5, dtype)
     t.test_rescaling_of_what_is_gathered("uint8", dtype)

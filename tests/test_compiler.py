@@ -721,6 +721,8 @@ def test_gradients_of_every_loss(loss, weighted, last, engine):
     """On the outputs that it fuses with and on those that it does not; with sample weights."""
     if last is None and loss in ("cross_entropy", "binary_cross_entropy"):
         loss = LOSSES[loss](from_logits=True)
+    elif last is None and loss in FORMULAS["loss"] and FORMULAS["loss"][loss].domain[0] == 0:
+        last = "softplus" if loss == "poisson" else "sigmoid"  # what the loss is meant for
     feeds = EXAMPLES["one-hot-weighted"].data()
     weights = feeds["w"][:, 0] if weighted else None
     model = _model([Dense(6, "tanh"), Dense(3, last)], loss, engine)

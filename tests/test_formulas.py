@@ -381,7 +381,8 @@ OTHERS = 5.0
 
 def _elementary_names() -> list[str]:
     """What formulas may call, and the root that update rules have for whole vectors."""
-    return [n for n, f in vars(scalars).items() if f is getattr(math, n, None)] + ["v_sqrt"]
+    called = [n for n, f in vars(scalars).items() if callable(f) and f is getattr(math, n, None)]
+    return [*called, "v_sqrt"]
 
 
 def _all_exponents(dtype: str, each: int) -> np.ndarray:
@@ -419,6 +420,13 @@ def _interesting(dtype: str) -> np.ndarray:
         return np.concatenate([p.astype(dtype) for p in parts])
 
 
+def _exact(name: str, x: np.ndarray) -> np.ndarray:
+    """NumPy's function, or the C library's in double precision where it has none."""
+    if hasattr(np, name):
+        return getattr(np, name)(x)
+    return np.array([getattr(math, name)(float(v)) for v in x], x.dtype)
+
+
 each_core = pytest.mark.parametrize(
     "kernels", [k for k in op_cases.KERNELS if hasattr(k.provider.core, "elementary")], ids=str
 )
@@ -438,7 +446,7 @@ def test_elementary_functions_are_as_exact_as_stated(kernels, name):
     got = np.full_like(x, 7)
     kernels.provider.core.elementary(name, x, got)
     with np.errstate(all="ignore"):
-        exact = getattr(np, name.removeprefix("v_"))(x.astype(wide))
+        exact = _exact(name.removeprefix("v_"), x.astype(wide))
         rounded = exact.astype(dtype)
         error = np.abs(got.astype(wide) - exact) / np.spacing(np.abs(rounded)).astype(wide)
     special = ~np.isfinite(rounded)

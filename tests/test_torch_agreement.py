@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -77,6 +79,8 @@ def data(dtype, kind):
         "one-hot": np.eye(OUTPUTS, dtype=dtype)[labels],
         "soft": rng.dirichlet(np.ones(OUTPUTS), N).astype(dtype),
         "yes or no": rng.integers(0, 2, (N, OUTPUTS)).astype(dtype),
+        "signs": rng.choice([-1, 1], (N, OUTPUTS)).astype(dtype),
+        "counts": rng.poisson(2, (N, OUTPUTS)).astype(dtype),
     }[kind]
 
 
@@ -262,12 +266,49 @@ def binary_cross_entropy(logits, target):
     return rows.mean(dim=1)
 
 
+def each(function, **options):
+    """A loss of PyTorch's by output, its mean over the outputs of a row."""
+    return lambda p, t: function(p, t, reduction="none", **options).mean(dim=1)
+
+
+def quantile(p, t, q=0.5):
+    e = t - p
+    return torch.maximum(q * e, (q - 1) * e).mean(dim=1)
+
+
+def focal(z, t):
+    """As torchvision.ops.sigmoid_focal_loss."""
+    p = z.sigmoid()
+    right = p * t + (1 - p) * (1 - t)
+    entropy = functional.binary_cross_entropy_with_logits(z, t, reduction="none")
+    return ((0.25 * t + 0.75 * (1 - t)) * (1 - right) ** 2 * entropy).mean(dim=1)
+
+
 #: id: (loss, output activation, kind of targets, losses of the rows with PyTorch)
 LOSSES = {
     "mean_squared_error": ("mean_squared_error", None, "numbers", squared),
     "mean_absolute_error": (
         "mean_absolute_error", None, "numbers",
         lambda p, t: functional.l1_loss(p, t, reduction="none").mean(dim=1)),
+    "huber": ("huber", None, "numbers", each(functional.huber_loss)),
+    "huber of a narrow border": (
+        fnn.losses.Huber(delta=0.3), None, "numbers", each(functional.huber_loss, delta=0.3)),
+    "log_cosh": (
+        "log_cosh", None, "numbers", lambda p, t: (p - t).cosh().log().mean(dim=1)),
+    "quantile": (fnn.losses.Quantile(quantile=0.8), None, "numbers",
+        lambda p, t: quantile(p, t, 0.8)),
+    "poisson": ("poisson", "softplus", "counts",
+        lambda z, t: each(functional.poisson_nll_loss, log_input=False, eps=0)(
+            functional.softplus(z), t)),
+    "log_poisson": ("log_poisson", None, "counts", each(functional.poisson_nll_loss)),
+    "focal": ("focal", "sigmoid", "yes or no", focal),
+    "hinge": ("hinge", None, "signs", lambda p, t: (1 - p * t).clamp(min=0).mean(dim=1)),
+    "squared_hinge": (
+        "squared_hinge", None, "signs", lambda p, t: (1 - p * t).clamp(min=0).square().mean(dim=1)),
+    "hinge of yes and no": ("hinge", None, "yes or no",
+        lambda p, t: (1 - p * (2 * t - 1)).clamp(min=0).mean(dim=1)),
+    "perceptron": ("perceptron", None, "yes or no",
+        lambda z, t: (z.clamp(min=0) - z * t).mean(dim=1)),
     "cross_entropy of labels": ("cross_entropy", "softmax", "labels", cross_entropy),
     "cross_entropy of one-hot rows": ("cross_entropy", "softmax", "one-hot", cross_entropy),
     "cross_entropy of soft targets": ("cross_entropy", "softmax", "soft", cross_entropy),
@@ -323,6 +364,16 @@ ACTIVATIONS = {
     "relu": torch.relu,
     "leaky_relu": functional.leaky_relu,
     "elu": functional.elu,
+    "selu": functional.selu,
+    "softplus": lambda z: functional.softplus(z, threshold=80),  # at 20 it becomes the identity
+    "gelu": functional.gelu,
+    # By its own form, 1 + tanh, PyTorch loses digits where this is near 0.
+    "gelu_tanh": lambda z: z * (math.sqrt(8 / math.pi) * (z + 0.044715 * z**3)).sigmoid(),
+    "silu": functional.silu,
+    "mish": functional.mish,
+    "hard_sigmoid": lambda z: (z / 6 + 0.5).clamp(0, 1),  # PyTorch's slope is a float32 in float64
+    "hard_tanh": functional.hardtanh,
+    "relu6": functional.relu6,
     "softmax": lambda z: z.softmax(dim=1),
 }
 

@@ -30,7 +30,8 @@ def _logit(p: float) -> float:
 
 
 def stabilise(graph: Graph) -> Graph:
-    """Cross-entropy of a softmax or sigmoid becomes one op on the logits.
+    """Cross-entropy of a softmax or sigmoid becomes one op on the logits; the perceptron's rule,
+    which has no derivative of its step, is defined on them.
 
     exp and log cancel there, so nothing overflows and no precision is lost, and the gradient is
     prediction - target. Accuracy does not need the probabilities either: both functions keep order.
@@ -42,7 +43,8 @@ def stabilise(graph: Graph) -> Graph:
             return node
         logits = (producer.inputs[0], *node.inputs[1:])
         softmax = producer.op.name == "softmax"
-        sigmoid = producer.op.name == "activation" and producer.attrs["function"] == "sigmoid"
+        activation = producer.attrs["function"] if producer.op.name == "activation" else None
+        sigmoid = activation == "sigmoid"
         function = node.attrs.get("function")
         if softmax and node.op.name == "cross_entropy":
             return replace(node, op=OPS["softmax_cross_entropy"], inputs=logits, attrs={})
@@ -51,6 +53,8 @@ def stabilise(graph: Graph) -> Graph:
         if sigmoid and node.op.name == "pointwise_loss" and function == "binary_cross_entropy":
             attrs = node.attrs | {"function": "sigmoid_cross_entropy"}
             return replace(node, inputs=logits, attrs=attrs)
+        if activation == "heaviside" and function == "perceptron":
+            return replace(node, inputs=logits)
         if sigmoid and node.op.name == "pointwise_loss" and function == "binary_match":
             (threshold,) = node.attrs["parameters"]
             return replace(

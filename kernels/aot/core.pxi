@@ -67,6 +67,7 @@ cdef extern from "elementary.h" nogil:
     real r_log(real x)
     real r_log1p(real x)
     real r_tanh(real x)
+    real r_erf(real x)
     real r_sqrt(real x)
 
 cdef extern from "philox.h" nogil:
@@ -170,6 +171,9 @@ def elementary(str name, real[::1] x, real[::1] y):
     elif name == "tanh":
         for i in range(n):
             y[i] = r_tanh(x[i])
+    elif name == "erf":
+        for i in range(n):
+            y[i] = r_erf(x[i])
     elif name == "sqrt":
         for i in range(n):
             y[i] = r_sqrt(x[i])

@@ -1,10 +1,10 @@
-/* exp, expm1, log, log1p, tanh and sqrt without branches, so that loops round them vectorise.
+/* exp, expm1, log, log1p, tanh, erf and sqrt without branches, so that loops round them vectorise.
  *
  * The C library's versions are called one number at a time and differ between systems in the last
  * bits; these give every instruction set the same speed-up. Polynomials and rational functions are
  * those of Cephes (Moshier, netlib.org/cephes), the reduction is x = n log 2 + r, |r| <= log(2) / 2.
  * Largest error over the whole range, against correctly rounded values: 2 ulp for exp and log,
- * 5 ulp for expm1, log1p and tanh. Subnormal results are exact to the same bound, NaN gives NaN,
+ * 5 ulp for expm1, log1p, tanh and erf. Subnormal results are exact to the same bound, NaN gives NaN,
  * and infinities give their limits.
  */
 #ifndef FASTNN_ELEMENTARY_H
@@ -167,6 +167,67 @@ FASTNN_INLINE real r_tanh(real x) {
     const real e = r_expm1(R(-2.0) * magnitude);
     const real t = -e / (e + R(2.0));
     return x < R(0.0) ? -t : t;
+}
+
+/* Up to |x| = 1 an odd function of x, beyond 1 - exp(-x^2) times one of 1 / |x|. */
+FASTNN_INLINE real r_erf(real x) {
+    const real size = x < R(0.0) ? -x : x;
+    const real square = x * x;
+#if FASTNN_DOUBLE
+    double p = 9.60497373987051638749e0;
+    p = p * square + 9.00260197203842689217e1;
+    p = p * square + 2.23200534594684319226e3;
+    p = p * square + 7.00332514112805075473e3;
+    p = p * square + 5.55923013010394962768e4;
+    double q = square + 3.35617141647503099647e1;
+    q = q * square + 5.21357949780152679795e2;
+    q = q * square + 4.59432382970980127987e3;
+    q = q * square + 2.26290000613890934246e4;
+    q = q * square + 4.92673942608635921086e4;
+    const double near = x * p / q;
+    const double far_x = size > 6.0 ? 6.0 : size; /* erf(6) is 1 */
+    double a = 2.46196981473530512524e-10;
+    a = a * far_x + 5.64189564831068821977e-1;
+    a = a * far_x + 7.46321056442269912687e0;
+    a = a * far_x + 4.86371970985681366614e1;
+    a = a * far_x + 1.96520832956077098242e2;
+    a = a * far_x + 5.26445194995477358631e2;
+    a = a * far_x + 9.34528527171957607540e2;
+    a = a * far_x + 1.02755188689515710272e3;
+    a = a * far_x + 5.57535335369399327526e2;
+    double b = far_x + 1.32281951154744992508e1;
+    b = b * far_x + 8.67072140885989742329e1;
+    b = b * far_x + 3.54937778887819891062e2;
+    b = b * far_x + 9.75708501743205489753e2;
+    b = b * far_x + 1.82390916687909736289e3;
+    b = b * far_x + 2.24633760818710981792e3;
+    b = b * far_x + 1.65666309194161350182e3;
+    b = b * far_x + 5.57535340817727675546e2;
+    const double tail = r_exp(-far_x * far_x) * a / b;
+#else
+    float p = 7.853861353153693e-5f;
+    p = p * square - 8.010193625184903e-4f;
+    p = p * square + 5.188327685732524e-3f;
+    p = p * square - 2.685381193529856e-2f;
+    p = p * square + 1.128358514861418e-1f;
+    p = p * square - 3.761262582423300e-1f;
+    p = p * square + 1.128379165726710e+0f;
+    const float near = x * p;
+    const float far_x = size > 4.0f ? 4.0f : (size < 1.0f ? 1.0f : size); /* erf(4) is 1 */
+    const float inverse = 1.0f / far_x, y = inverse * inverse;
+    float a = 2.326819970068386e-2f;
+    a = a * y - 1.387039388740657e-1f;
+    a = a * y + 3.687424674597105e-1f;
+    a = a * y - 5.824733027278666e-1f;
+    a = a * y + 6.210004621745983e-1f;
+    a = a * y - 4.944515323274145e-1f;
+    a = a * y + 3.404879937665872e-1f;
+    a = a * y - 2.741127028184656e-1f;
+    a = a * y + 5.638259427386472e-1f;
+    const float tail = r_exp(-far_x * far_x) * inverse * a;
+#endif
+    const real far = x < R(0.0) ? tail - R(1.0) : R(1.0) - tail;
+    return size > R(1.0) ? far : near; /* NaN stays NaN */
 }
 
 FASTNN_INLINE real r_sqrt(real x) {

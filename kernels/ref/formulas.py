@@ -7,6 +7,7 @@ come last, in the order of the formula's own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -61,6 +62,95 @@ define(
     lambda x, y, alpha: np.where(y > 0, 1, y + alpha).astype(y.dtype),
 )
 
+
+def _clipped(low, high):
+    """x between two bounds, and its slope."""
+    return (
+        lambda x, y: np.clip(x, low, high, out=y),
+        lambda x, y: ((y > low) & (y < high)).astype(y.dtype),
+    )
+
+
+def _softplus(x):
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def _logistic(z):
+    out = np.empty_like(z)
+    _sigmoid(z, out)
+    return out
+
+
+def _normal_cdf(x):
+    # NumPy has no erf: the C library's, number by number.
+    values = np.fromiter(map(math.erf, x.ravel() / math.sqrt(2)), np.float64, x.size)
+    return (0.5 + 0.5 * values).reshape(x.shape).astype(x.dtype)
+
+
+def _gelu_inner(x):
+    return x.dtype.type(math.sqrt(2 / math.pi)) * (x + x.dtype.type(0.044715) * x**3)
+
+
+def _gelu_tanh_gradient(x, y):
+    s = _logistic(2 * _gelu_inner(x))
+    slope = x.dtype.type(math.sqrt(8 / math.pi)) * (1 + x.dtype.type(3 * 0.044715) * x * x)
+    return s + x * s * (1 - s) * slope
+
+
+def _mish_gradient(x, y):
+    t = np.tanh(_softplus(x))
+    return t + x * _logistic(x) * (1 - t * t)
+
+
+_SELU = 1.0507009873554805, 1.6732632423543772
+
+define(
+    "activation",
+    "selu",
+    lambda x, y: np.multiply(
+        np.where(x > 0, x, _SELU[1] * np.expm1(np.minimum(x, 0))), _SELU[0], out=y
+    ),
+    lambda x, y: np.where(y > 0, _SELU[0], y + _SELU[0] * _SELU[1]).astype(y.dtype),
+)
+define(
+    "activation",
+    "softplus",
+    lambda x, y: np.copyto(y, _softplus(x)),
+    lambda x, y: -np.expm1(-y),
+)
+define(
+    "activation",
+    "gelu",
+    lambda x, y: np.multiply(x, _normal_cdf(x), out=y),
+    lambda x, y: _normal_cdf(x) + x * np.exp(-x * x / 2) / x.dtype.type(math.sqrt(2 * math.pi)),
+)
+define(
+    "activation",
+    "gelu_tanh",
+    lambda x, y: np.multiply(x, _logistic(2 * _gelu_inner(x)), out=y),
+    _gelu_tanh_gradient,
+)
+define(
+    "activation",
+    "silu",
+    lambda x, y: np.multiply(x, _logistic(x), out=y),
+    lambda x, y: _logistic(x) + y * (1 - _logistic(x)),
+)
+define(
+    "activation",
+    "mish",
+    lambda x, y: np.multiply(x, np.tanh(_softplus(x)), out=y),
+    _mish_gradient,
+)
+define(
+    "activation",
+    "hard_sigmoid",
+    lambda x, y: np.clip(x / 6 + x.dtype.type(0.5), 0, 1, out=y),
+    lambda x, y: ((y > 0) & (y < 1)).astype(y.dtype) / 6,
+)
+define("activation", "hard_tanh", *_clipped(-1, 1))
+define("activation", "relu6", *_clipped(0, 6))
+
 # ------------------------------------------------------------- losses: l(y, t), l'(y, t)
 
 
@@ -73,10 +163,32 @@ def _bce_gradient(y, t):
     return (p - t) / (p * (1 - p))
 
 
-def _logistic(z):
-    out = np.empty_like(z)
-    _sigmoid(z, out)
-    return out
+def _focal(y, t, gamma, alpha):
+    p = _clip(y)
+    yes, no = (1 - p) ** gamma * np.log(p), p**gamma * np.log(1 - p)
+    return -alpha * t * yes - (1 - alpha) * (1 - t) * no
+
+
+def _focal_gradient(y, t, gamma, alpha):
+    p = _clip(y)
+    yes = (1 - p) ** gamma / p - gamma * (1 - p) ** (gamma - 1) * np.log(p)
+    no = p**gamma / (1 - p) - gamma * p ** (gamma - 1) * np.log(1 - p)
+    return -alpha * t * yes + (1 - alpha) * (1 - t) * no
+
+
+def _huber(y, t, delta):
+    size = np.abs(y - t)
+    return np.where(size < delta, size * size / 2, delta * (size - delta / 2))
+
+
+def _log_cosh(y, t):
+    e = y - t
+    near = np.log1p(2 * np.sinh(np.clip(e, -1, 1) / 2) ** 2)
+    return np.where(np.abs(e) < 1, near, np.logaddexp(e, -e) - e.dtype.type(math.log(2)))
+
+
+def _rate(y):
+    return np.maximum(y, y.dtype.type(1e-7))
 
 
 define("loss", "squared_error", lambda y, t: np.square(y - t), lambda y, t: 2 * (y - t))
@@ -92,6 +204,40 @@ define(
     "sigmoid_cross_entropy",
     lambda z, t: np.maximum(z, 0) - z * t + np.log1p(np.exp(-np.abs(z))),
     lambda z, t: _logistic(z) - t,
+)
+define("loss", "huber", _huber, lambda y, t, delta: np.clip(y - t, -delta, delta))
+define("loss", "log_cosh", _log_cosh, lambda y, t: np.tanh(y - t))
+define(
+    "loss",
+    "quantile",
+    lambda y, t, q: np.where(y > t, (1 - q) * (y - t), q * (t - y)),
+    lambda y, t, q: np.where(y > t, 1 - q, np.where(y < t, -q, y - t)),
+)
+define(
+    "loss",
+    "poisson",
+    lambda y, t: _rate(y) - t * np.log(_rate(y)),
+    lambda y, t: 1 - t / _rate(y),
+)
+define("loss", "log_poisson", lambda z, t: np.exp(z) - t * z, lambda z, t: np.exp(z) - t)
+define("loss", "focal", _focal, _focal_gradient)
+define(
+    "loss",
+    "hinge",
+    lambda y, t: np.maximum(1 - t * y, 0),
+    lambda y, t: np.where(t * y < 1, -t, 0 * t * y),
+)
+define(
+    "loss",
+    "squared_hinge",
+    lambda y, t: np.square(np.maximum(1 - t * y, 0)),
+    lambda y, t: np.where(t * y < 1, -2 * t * (1 - t * y), 0 * t * y),
+)
+define(
+    "loss",
+    "perceptron",
+    lambda z, t: np.maximum(z, 0) - t * z,
+    lambda z, t: np.heaviside(z, 1) - t,
 )
 define("loss", "binary_match", lambda y, t, threshold: (y > threshold) == (t > 0.5))
 
