@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import checks
@@ -28,9 +28,20 @@ def parameters(formula: Formula, given: Mapping[str, Any]) -> tuple[float, ...]:
         if name not in values:
             raise TypeError(f"{formula.name}: needs the parameter {name!r}")
     return tuple(
-        checks.number(name, values[name], *formula.limits.get(name, EVERYTHING))
+        float(checks.positive_int(name, values[name]))
+        if name in formula.counts
+        else checks.number(name, values[name], *formula.limits.get(name, EVERYTHING))
         for name in formula.parameters
     )
+
+
+def named(formula: Formula, values: Sequence[Any]) -> dict[str, Any]:
+    """Parameters given by position, by name."""
+    if len(values) > len(formula.parameters):
+        raise TypeError(
+            f"{formula.name}: takes {len(formula.parameters)} parameters, got {len(values)}"
+        )
+    return dict(zip(formula.parameters, values, strict=False))
 
 
 def describe(formula: Formula, values: tuple[float, ...]) -> str:

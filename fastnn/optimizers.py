@@ -45,7 +45,7 @@ class Optimizer:
     def __repr__(self) -> str:
         rate: Any = self.learning_rate
         if isinstance(rate, schedules.Constant):
-            rate = rate.parameters[0]
+            (rate,) = rate.parameters
         names = FORMULAS["optimizer"][self.function].parameters
         values = [f"learning_rate={rate}", *(f"{n}={getattr(self, n)!r}" for n in names)]
         return f"{type(self).__name__}({', '.join(values)})"
@@ -152,16 +152,25 @@ class RMSProp(Optimizer):
         Decay of the average, in [0, 1).
     epsilon
         > 0.
+    centered
+        Subtract the square of an average of g from r: divide by a standard deviation.
 
-    Source: Tieleman & Hinton, Coursera, Neural networks for machine learning, lecture 6.5 (2012).
+    Source: Tieleman & Hinton, Coursera, Neural networks for machine learning, lecture 6.5 (2012);
+    centered: Graves, Generating sequences with recurrent neural networks (2013).
     """
 
     function = "rmsprop"
 
     def __init__(
-        self, learning_rate: float | Schedule = 0.001, rho: float = 0.9, epsilon: float = 1e-8
+        self,
+        learning_rate: float | Schedule = 0.001,
+        rho: float = 0.9,
+        epsilon: float = 1e-8,
+        centered: bool = False,
     ) -> None:
         super().__init__(learning_rate)
+        if centered:
+            self.function = "centered_rmsprop"
         self.rho = checks.number("rho", rho, 0, 1, open_high=True)
         self.epsilon = checks.number("epsilon", epsilon, 0, open_low=True)
 
@@ -204,9 +213,160 @@ class Adam(Optimizer):
         self.epsilon = checks.number("epsilon", epsilon, 0, open_low=True)
 
 
+class AMSGrad(Adam):
+    """m, v as in Adam; u <- max(u, v); w <- w - rate m^ / (sqrt(u^) + epsilon), u^ = u / (1 - b2^t)
+
+    The divisor never shrinks. As in PyTorch the maximum is of the uncorrected v.
+
+    Parameters
+    ----------
+    learning_rate, beta1, beta2, epsilon
+        As for `Adam`.
+
+    Source: Reddi, Kale & Kumar, On the convergence of Adam and beyond, ICLR 2018, algorithm 2.
+    """
+
+    function = "amsgrad"
+
+
+class AdaMax(Adam):
+    """m <- b1 m + (1 - b1) g; u <- max(b2 u, |g| + epsilon); w <- w - rate m^ / u
+
+    The paper has no epsilon; with it, as in PyTorch, a gradient of 0 is no division by 0.
+
+    Parameters
+    ----------
+    learning_rate, beta1, beta2, epsilon
+        As for `Adam`; 0.002 is the paper's rate.
+
+    Source: Kingma & Ba, Adam, ICLR 2015, algorithm 2.
+    """
+
+    function = "adamax"
+
+    def __init__(
+        self,
+        learning_rate: float | Schedule = 0.002,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+    ) -> None:
+        super().__init__(learning_rate, beta1, beta2, epsilon)
+
+
+class Nadam(AdaMax):
+    """m, v as in Adam; w <- w - rate n / (sqrt(v^) + epsilon) with
+
+    n = b1 m / (1 - b1^(t + 1)) + (1 - b1) g / (1 - b1^t): the momentum of the next step already.
+
+    This is the form with a constant b1. PyTorch and Keras let it rise during the first steps.
+
+    Parameters
+    ----------
+    learning_rate, beta1, beta2, epsilon
+        As for `Adam`; 0.002 is the paper's rate.
+
+    Source: Dozat, Incorporating Nesterov momentum into Adam, ICLR 2016 workshop.
+    """
+
+    function = "nadam"
+
+
+class AdamW(Adam):
+    """m, v as in Adam; w <- w - rate (m^ / (sqrt(v^) + epsilon) + weight_decay w)
+
+    Decoupled: the decay does not pass through the averages, as that of an L2 penalty does. It acts
+    on all parameters, biases too.
+
+    Parameters
+    ----------
+    learning_rate, beta1, beta2, epsilon
+        As for `Adam`.
+    weight_decay
+        >= 0; 0.01 as in PyTorch.
+
+    Source: Loshchilov & Hutter, Decoupled weight decay regularization, ICLR 2019, algorithm 2.
+    """
+
+    function = "adamw"
+
+    def __init__(
+        self,
+        learning_rate: float | Schedule = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(learning_rate, beta1, beta2, epsilon)
+        self.weight_decay = checks.number("weight_decay", weight_decay, 0)
+
+
+class Lion(Optimizer):
+    """c = b1 m + (1 - b1) g; w <- w - rate (sign(c) + weight_decay w); m <- b2 m + (1 - b2) g
+
+    Every step has the same length in every parameter: rates are 3 to 10 times smaller than Adam's.
+
+    Parameters
+    ----------
+    learning_rate
+        A number > 0 or a schedule.
+    beta1, beta2
+        Weights of the average in the step and in itself, in [0, 1).
+    weight_decay
+        >= 0.
+
+    Source: Chen et al., Symbolic discovery of optimization algorithms, NeurIPS 2023.
+    """
+
+    function = "lion"
+
+    def __init__(
+        self,
+        learning_rate: float | Schedule = 0.0001,
+        beta1: float = 0.9,
+        beta2: float = 0.99,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(learning_rate)
+        self.beta1 = checks.number("beta1", beta1, 0, 1, open_high=True)
+        self.beta2 = checks.number("beta2", beta2, 0, 1, open_high=True)
+        self.weight_decay = checks.number("weight_decay", weight_decay, 0)
+
+
+class Adadelta(Optimizer):
+    """r <- rho r + (1 - rho) g^2; d = g sqrt(s + epsilon) / sqrt(r + epsilon); w <- w - rate d;
+    s <- rho s + (1 - rho) d^2
+
+    Steps have the units of the parameters, so the paper needs no rate: it is 1.
+
+    Parameters
+    ----------
+    learning_rate
+        A number > 0 or a schedule; 1 as in the paper and in PyTorch (Keras: 0.001).
+    rho
+        Decay of both averages, in [0, 1).
+    epsilon
+        > 0; sets the length of the first steps.
+
+    Source: Zeiler, Adadelta: an adaptive learning rate method (2012), algorithm 1.
+    """
+
+    function = "adadelta"
+
+    def __init__(
+        self, learning_rate: float | Schedule = 1.0, rho: float = 0.9, epsilon: float = 1e-6
+    ) -> None:
+        super().__init__(learning_rate)
+        self.rho = checks.number("rho", rho, 0, 1, open_high=True)
+        self.epsilon = checks.number("epsilon", epsilon, 0, open_low=True)
+
+
 #: Name -> class, of everything a user can name.
 OPTIMIZERS: dict[str, type[Optimizer]] = {
-    c.function: c for c in (SGD, Momentum, Nesterov, AdaGrad, RMSProp, Adam)
+    c.function: c
+    for c in vars().copy().values()
+    if isinstance(c, type) and issubclass(c, Optimizer) and c is not Optimizer
 }
 
 

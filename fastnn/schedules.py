@@ -1,17 +1,33 @@
-"""Learning rates as functions of the step, evaluated once per step in the native loop."""
+"""Learning rates as functions of the step, evaluated once per step in the native loop.
+
+There is a class for every formula of kind schedule in ``kernels/scalars.py``: ``linear_decay`` is
+``LinearDecay(rate, final_rate, decay_steps)``. The first argument is the rate (> 0), the others are
+the formula's. Steps are updates, so batches and not epochs, and count from 0.
+
+>>> import fastnn as fnn
+>>> fnn.optimizers.SGD(fnn.schedules.LinearDecay(0.1, 0.001, decay_steps=1000))
+SGD(learning_rate=LinearDecay(0.1, 0.001, 1000))
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import checks
+from . import checks, formulas
+from .kernels.formula import FORMULAS, Formula
+from .lookup import camel_case
 
 
 class Schedule:
-    """Base: ``function`` names a formula of kind schedule, ``parameters`` are its numbers."""
+    """Base: ``function`` names a formula of kind schedule, ``parameters`` are its numbers.
+
+    During the first ``warm_up`` steps the rate rises in equal steps to that of the formula's step
+    0, where the formula then begins.
+    """
 
     function: str
     parameters: tuple[float, ...]
+    warm_up: int = 0
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schedule) and repr(self) == repr(other)
@@ -23,50 +39,69 @@ class Schedule:
         return f"{type(self).__name__}({', '.join(f'{p:g}' for p in self.parameters)})"
 
 
-class Constant(Schedule):
-    """rate(k) = rate
+def _class_of(formula: Formula) -> type[Schedule]:
+    """The schedule class of a formula."""
+
+    def __init__(self: Schedule, rate: float, *values: float, **given: float) -> None:
+        # Of a constant rate a user sees nothing but the optimizer's argument.
+        name = "rate" if formula.parameters else "learning_rate"
+        first = checks.number(name, rate, 0, open_low=True)
+        given = formulas.named(formula, values) | given
+        self.parameters = (first, *formulas.parameters(formula, given))
+
+    arguments = ", ".join(("rate", *formula.parameters))
+    contents = {
+        "__init__": __init__,
+        "__doc__": f"({arguments})\n\n{formulas.documentation(formula)}",
+        "__module__": __name__,
+        "function": formula.name,
+    }
+    return type(camel_case(formula.name), (Schedule,), contents)
+
+
+#: Name -> class, of every schedule that has a formula.
+SCHEDULES: dict[str, type[Schedule]] = {
+    name: _class_of(formula) for name, formula in FORMULAS["schedule"].items()
+}
+globals().update({c.__name__: c for c in SCHEDULES.values()})
+
+
+class WarmUp(Schedule):
+    """rate(k) = rate(0) (k + 1) / (steps + 1) for k < steps, then the schedule from its step 0 on.
 
     Parameters
     ----------
-    rate
-        Learning rate, > 0.
-    """
-
-    function = "constant"
-
-    def __init__(self, rate: float) -> None:
-        self.parameters = (checks.number("learning_rate", rate, 0, open_low=True),)
-
-
-class LinearDecay(Schedule):
-    """rate(k) = (1 - a) rate + a final_rate with a = min(k / decay_steps, 1); constant after.
-
-    Parameters
-    ----------
-    rate, final_rate
-        Learning rate at step 0 (> 0) and from step ``decay_steps`` on (>= 0).
-    decay_steps
-        Number of updates (batches, not epochs), >= 1.
+    schedule
+        What follows: a schedule, or a number for a constant rate.
+    steps
+        Updates that the rise takes, >= 1.
 
     Examples
     --------
     >>> import fastnn as fnn
-    >>> fnn.optimizers.SGD(fnn.schedules.LinearDecay(0.1, 0.001, decay_steps=1000))
-    SGD(learning_rate=LinearDecay(0.1, 0.001, 1000))
+    >>> fnn.schedules.WarmUp(fnn.schedules.CosineDecay(0.1, 0.0, decay_steps=900), steps=100)
+    WarmUp(CosineDecay(0.1, 0, 900), 100)
 
-    Source: Goodfellow, Bengio & Courville, Deep Learning, section 8.3.1.
+    Source: Goyal et al., Accurate, large minibatch SGD (2017), section 2.2.
     """
 
-    function = "linear_decay"
+    def __init__(self, schedule: float | Schedule, steps: int) -> None:
+        inner = get(schedule)
+        if inner.warm_up:
+            raise ValueError(f"schedule: expected one without a warm-up, got {inner!r}")
+        self.function, self.parameters = inner.function, inner.parameters
+        self.warm_up = checks.positive_int("steps", steps)
+        self._inner = inner
 
-    def __init__(self, rate: float, final_rate: float, decay_steps: int) -> None:
-        self.parameters = (
-            checks.number("rate", rate, 0, open_low=True),
-            checks.number("final_rate", final_rate, 0),
-            float(checks.positive_int("decay_steps", decay_steps)),
-        )
+    def __repr__(self) -> str:
+        return f"WarmUp({self._inner!r}, {self.warm_up})"
 
 
 def get(value: Any) -> Schedule:
     """A schedule, or the constant one that a number stands for."""
-    return value if isinstance(value, Schedule) else Constant(value)
+    return value if isinstance(value, Schedule) else SCHEDULES["constant"](value)
+
+
+if TYPE_CHECKING:  # classes made above
+
+    def __getattr__(name: str) -> type[Any]: ...

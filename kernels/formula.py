@@ -37,7 +37,8 @@ class Formula:
 
     ``state`` and ``constants`` are only an optimizer's: the names of its state slots, and of the
     numbers that ``per_step`` computes. ``limits`` are the ranges of parameters that have one,
-    ``domain`` that of the first argument, outside of which the formula is not meant.
+    ``counts`` the parameters that are whole numbers from 1 on, ``domain`` the range of the first
+    argument, outside of which the formula is not meant.
     ``targets`` says what a loss compares with: "numbers", "counts" (at least 0), "shares" (in
     [0, 1]) or "signs" (-1 and 1).
     """
@@ -51,6 +52,7 @@ class Formula:
     limits: Mapping[str, Range] = field(default_factory=dict)
     domain: Range = EVERYTHING
     targets: str = "numbers"
+    counts: tuple[str, ...] = ()
     companions: dict[str, Function] = field(default_factory=dict)
 
     @cached_property
@@ -69,8 +71,8 @@ class Formula:
 
     @property
     def doc(self) -> str:
-        """The formula in mathematical notation: the first line of the docstring."""
-        return (inspect.getdoc(self.function) or "").split("\n")[0]
+        """The formula in mathematical notation: the first paragraph of the docstring."""
+        return " ".join((inspect.getdoc(self.function) or "").split("\n\n")[0].split())
 
     def derivative(self, function: Function) -> Function:
         """Register the derivative (decorator)."""
@@ -127,6 +129,8 @@ def optimizer(
     return _register("optimizer", source, state=state, constants=constants)
 
 
-def schedule(source: str) -> Callable[[Function], Formula]:
+def schedule(
+    source: str, counts: tuple[str, ...] = (), **limits: Range
+) -> Callable[[Function], Formula]:
     """Register ``f(step, rate, *params)``, the learning rate at step 0, 1, ..."""
-    return _register("schedule", source)
+    return _register("schedule", source, counts=counts, limits=limits)

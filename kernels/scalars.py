@@ -6,7 +6,7 @@ local names, and the functions imported below. Comparisons are arranged so that 
 a NaN must reach the loss, where it is detected, and not be turned into zero on its way.
 """
 
-from math import erf, exp, expm1, inf, log, log1p, sqrt, tanh
+from math import cos, erf, exp, expm1, floor, inf, log, log1p, sqrt, tanh
 
 from .formula import activation, loss, optimizer, schedule
 
@@ -455,6 +455,181 @@ def _(step, beta1, beta2, epsilon):
     return 1.0 - beta1, 1.0 - beta2, 1.0 / (1.0 - beta1**step), 1.0 / (1.0 - beta2**step)
 
 
+@optimizer(
+    "Zeiler, Adadelta: an adaptive learning rate method (2012), algorithm 1",
+    state=("mean_square", "mean_step"),
+    constants=("gain",),
+)
+def adadelta(w, g, mean_square, mean_step, rate, rho, epsilon, gain):
+    """r <- rho r + (1 - rho) g^2; d = g sqrt(s + epsilon) / sqrt(r + epsilon); w <- w - rate d;
+    s <- rho s + (1 - rho) d^2"""
+    r = rho * mean_square + gain * g * g
+    d = g * sqrt(mean_step + epsilon) / sqrt(r + epsilon)
+    return w - rate * d, r, rho * mean_step + gain * d * d
+
+
+@adadelta.per_step
+def _(step, rho, epsilon):
+    return (1.0 - rho,)
+
+
+@optimizer(
+    "Graves, Generating sequences with recurrent neural networks (2013), section 4.2",
+    state=("mean_square", "mean"),
+    constants=("gain",),
+)
+def centered_rmsprop(w, g, mean_square, mean, rate, rho, epsilon, gain):
+    """r <- rho r + (1 - rho) g^2; m <- rho m + (1 - rho) g;
+    w <- w - rate g / (sqrt(r - m^2) + epsilon)"""
+    r = rho * mean_square + gain * g * g
+    m = rho * mean + gain * g
+    variance = r - m * m
+    return w - rate * g / (sqrt(0.0 if variance < 0.0 else variance) + epsilon), r, m
+
+
+@centered_rmsprop.per_step
+def _(step, rho, epsilon):
+    return (1.0 - rho,)
+
+
+@optimizer(
+    "Reddi, Kale & Kumar, On the convergence of Adam and beyond, ICLR 2018, algorithm 2",
+    state=("mean", "mean_square", "greatest"),
+    constants=("gain1", "gain2", "correction", "square_correction"),
+)
+def amsgrad(
+    w,
+    g,
+    mean,
+    mean_square,
+    greatest,
+    rate,
+    beta1,
+    beta2,
+    epsilon,
+    gain1,
+    gain2,
+    correction,
+    square_correction,
+):
+    """m, v as in Adam; u <- max(u, v); w <- w - rate m^ / (sqrt(u^) + epsilon)"""
+    m = beta1 * mean + gain1 * g
+    v = beta2 * mean_square + gain2 * g * g
+    u = v if greatest < v else greatest + 0.0 * v  # NaN of either
+    return w - rate * correction * m / (sqrt(square_correction * u) + epsilon), m, v, u
+
+
+@amsgrad.per_step
+def _(step, beta1, beta2, epsilon):
+    return 1.0 - beta1, 1.0 - beta2, 1.0 / (1.0 - beta1**step), 1.0 / (1.0 - beta2**step)
+
+
+@optimizer(
+    "Kingma & Ba, Adam, ICLR 2015, algorithm 2",
+    state=("mean", "greatest"),
+    constants=("gain", "correction"),
+)
+def adamax(w, g, mean, greatest, rate, beta1, beta2, epsilon, gain, correction):
+    """m <- b1 m + (1 - b1) g; u <- max(b2 u, |g| + epsilon); w <- w - rate m^ / u"""
+    m = beta1 * mean + gain * g
+    size = (g if g > 0.0 else -g) + epsilon
+    decayed = beta2 * greatest
+    u = size if decayed < size else decayed
+    return w - rate * correction * m / u, m, u
+
+
+@adamax.per_step
+def _(step, beta1, beta2, epsilon):
+    return 1.0 - beta1, 1.0 / (1.0 - beta1**step)
+
+
+@optimizer(
+    "Dozat, Incorporating Nesterov momentum into Adam, ICLR 2016 workshop",
+    state=("mean", "mean_square"),
+    constants=("gain1", "gain2", "ahead", "now", "square_correction"),
+)
+def nadam(
+    w,
+    g,
+    mean,
+    mean_square,
+    rate,
+    beta1,
+    beta2,
+    epsilon,
+    gain1,
+    gain2,
+    ahead,
+    now,
+    square_correction,
+):
+    """m, v as in Adam; w <- w - rate (b1 m / (1 - b1^(t + 1)) + (1 - b1) g / (1 - b1^t)) /
+    (sqrt(v^) + epsilon)"""
+    m = beta1 * mean + gain1 * g
+    v = beta2 * mean_square + gain2 * g * g
+    return w - rate * (ahead * m + now * g) / (sqrt(square_correction * v) + epsilon), m, v
+
+
+@nadam.per_step
+def _(step, beta1, beta2, epsilon):
+    return (
+        1.0 - beta1,
+        1.0 - beta2,
+        beta1 / (1.0 - beta1 ** (step + 1.0)),
+        (1.0 - beta1) / (1.0 - beta1**step),
+        1.0 / (1.0 - beta2**step),
+    )
+
+
+@optimizer(
+    "Loshchilov & Hutter, Decoupled weight decay regularization, ICLR 2019, algorithm 2",
+    state=("mean", "mean_square"),
+    constants=("gain1", "gain2", "correction", "square_correction"),
+)
+def adamw(
+    w,
+    g,
+    mean,
+    mean_square,
+    rate,
+    beta1,
+    beta2,
+    epsilon,
+    weight_decay,
+    gain1,
+    gain2,
+    correction,
+    square_correction,
+):
+    """m, v as in Adam; w <- w - rate (m^ / (sqrt(v^) + epsilon) + weight_decay w)"""
+    m = beta1 * mean + gain1 * g
+    v = beta2 * mean_square + gain2 * g * g
+    step = correction * m / (sqrt(square_correction * v) + epsilon)
+    return w - rate * (step + weight_decay * w), m, v
+
+
+@adamw.per_step
+def _(step, beta1, beta2, epsilon, weight_decay):
+    return 1.0 - beta1, 1.0 - beta2, 1.0 / (1.0 - beta1**step), 1.0 / (1.0 - beta2**step)
+
+
+@optimizer(
+    "Chen et al., Symbolic discovery of optimization algorithms, NeurIPS 2023",
+    state=("mean",),
+    constants=("gain1", "gain2"),
+)
+def lion(w, g, mean, rate, beta1, beta2, weight_decay, gain1, gain2):
+    """c = b1 m + (1 - b1) g; w <- w - rate (sign(c) + weight_decay w); m <- b2 m + (1 - b2) g"""
+    c = beta1 * mean + gain1 * g
+    sign = 1.0 if c > 0.0 else (-1.0 if c < 0.0 else c)
+    return w - rate * (sign + weight_decay * w), beta2 * mean + gain2 * g
+
+
+@lion.per_step
+def _(step, beta1, beta2, weight_decay):
+    return 1.0 - beta1, 1.0 - beta2
+
+
 # ---------------------------------------------------------------------------- schedules
 
 
@@ -464,8 +639,92 @@ def constant(step, rate):
     return rate
 
 
-@schedule("Goodfellow, Bengio & Courville, Deep Learning, equation 8.14")
+@schedule(
+    "Goodfellow, Bengio & Courville, Deep Learning, equation 8.14",
+    counts=("decay_steps",),
+    final_rate=(0.0, inf),
+)
 def linear_decay(step, rate, final_rate, decay_steps):
     """rate(k) = (1 - a) rate + a final_rate with a = min(k / decay_steps, 1)"""
     a = step / decay_steps if step < decay_steps else 1.0
     return (1.0 - a) * rate + a * final_rate
+
+
+@schedule("Goffin (1977); the usual steps of a tenth", counts=("every",), factor=(0.0, 1.0))
+def step_decay(step, rate, factor, every):
+    """rate(k) = rate factor^floor(k / every)"""
+    return rate * factor ** floor(step / every)
+
+
+@schedule("the continuous form of step decay", counts=("decay_steps",), factor=(0.0, 1.0))
+def exponential_decay(step, rate, factor, decay_steps):
+    """rate(k) = rate factor^(k / decay_steps)"""
+    return rate * factor ** (step / decay_steps)
+
+
+@schedule("Robbins & Monro (1951)", counts=("decay_steps",), decay=(0.0, inf))
+def inverse_time_decay(step, rate, decay, decay_steps):
+    """rate(k) = rate / (1 + decay k / decay_steps)"""
+    return rate / (1.0 + decay * step / decay_steps)
+
+
+@schedule(
+    "Chen et al., DeepLab, TPAMI 40 (2018), section 4.1",
+    counts=("decay_steps",),
+    final_rate=(0.0, inf),
+    power=(0.0, inf),
+)
+def polynomial_decay(step, rate, final_rate, decay_steps, power=2.0):
+    """rate(k) = final_rate + (rate - final_rate) (1 - a)^power with a = min(k / decay_steps, 1)"""
+    a = step / decay_steps if step < decay_steps else 1.0
+    return final_rate + (rate - final_rate) * (1.0 - a) ** power
+
+
+@schedule(
+    "Loshchilov & Hutter, SGDR, ICLR 2017, equation 5, without restarts",
+    counts=("decay_steps",),
+    final_rate=(0.0, inf),
+)
+def cosine_decay(step, rate, final_rate, decay_steps):
+    """rate(k) = final_rate + (rate - final_rate) (1 + cos(pi a)) / 2 with
+    a = min(k / decay_steps, 1)"""
+    a = step / decay_steps if step < decay_steps else 1.0
+    return final_rate + (rate - final_rate) * 0.5 * (1.0 + cos(3.141592653589793 * a))
+
+
+@schedule(
+    "Loshchilov & Hutter, SGDR, ICLR 2017, equation 5",
+    counts=("period",),
+    final_rate=(0.0, inf),
+    growth=(1.0, inf),
+)
+def cosine_restarts(step, rate, final_rate, period, growth=1.0):
+    """a cosine decay that starts again after period, period growth, period growth^2, ... steps"""
+    # With growth, cycle i starts at step period (growth^i - 1) / (growth - 1). The logarithm may
+    # fall short of a whole number by its rounding.
+    passed = 1.0 + step * (growth - 1.0) / period
+    number = floor(log(passed) / log(growth) + 1e-9) if growth > 1.0 else floor(step / period)
+    length = period * growth**number
+    start = (length - period) / (growth - 1.0) if growth > 1.0 else period * number
+    a = (step - start) / length
+    return final_rate + (rate - final_rate) * 0.5 * (1.0 + cos(3.141592653589793 * a))
+
+
+@schedule(
+    "Smith & Topin, Super-convergence (2018); the cosine form and numbers of PyTorch",
+    counts=("total_steps",),
+    warm_share=(0.0, 1.0),
+    start_divisor=(1.0, inf),
+    final_divisor=(1.0, inf),
+)
+def one_cycle(step, rate, total_steps, warm_share=0.3, start_divisor=25.0, final_divisor=10000.0):
+    """half a cosine from s = rate / start_divisor up to rate, over warm_share of total_steps, and
+    one down to s / final_divisor"""
+    start = rate / start_divisor
+    final = start / final_divisor
+    top = warm_share * total_steps - 1.0
+    last = total_steps - 1.0
+    up = 0.5 * (1.0 - cos(3.141592653589793 * step / top)) if top > 0.0 else 1.0
+    way = (step - top) / (last - top) if step < last else 1.0
+    down = 0.5 * (1.0 + cos(3.141592653589793 * way))
+    return start + (rate - start) * up if step < top else final + (rate - final) * down

@@ -47,6 +47,7 @@ ATTRIBUTES: dict[str, tuple[Any, ...]] = {
     "floor": (1e-7, 0.25),
     "factor": (0.5, 0.01),
     "decay": ((0.25, 0.0), (0.0, 0.125), (0.01, 0.01)),
+    "warm_up": (0, 3),
 }
 
 #: Values of the formulas' parameters that have no default, by name; else half above their limit.
@@ -59,6 +60,11 @@ PARAMETERS = {
     "epsilon": 1e-8,
     "final_rate": 0.01,
     "decay_steps": 20.0,
+    "every": 7.0,
+    "period": 9.0,
+    "growth": 2.0,
+    "total_steps": 40.0,
+    "weight_decay": 0.01,
 }
 
 #: Numbers of threads that must not change a bit.
@@ -176,7 +182,7 @@ class Case:
 def parameters(formula: Formula) -> tuple[float, ...]:
     """Values of all parameters of a formula: the default, or one that makes sense."""
     return tuple(
-        formula.defaults.get(name, PARAMETERS.get(name, 0.5)) for name in formula.parameters
+        PARAMETERS.get(name, formula.defaults.get(name, 0.5)) for name in formula.parameters
     )
 
 

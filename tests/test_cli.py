@@ -358,7 +358,7 @@ def test_examples():
         ("--data text.csv --target siez", "no target column 'siez'; did you mean 'size'?"),
         ("--data text.csv --target size --test-fraction 1", "expected a number in (0, 1), got 1.0"),
         ("--activation rleu", "unknown name 'rleu'. Did you mean 'relu'"),
-        ("--optimizer adm", "unknown name 'adm'. Did you mean 'adam'?"),
+        ("--optimizer mometum", "unknown name 'mometum'. Did you mean 'momentum'?"),
         ("--backend cyton", "unknown name 'cyton'. Did you mean 'cython'?"),
         ("--layers 8,,8", "expected numbers of units separated by commas, such as 128,64"),
         ("--layers ''", "expected numbers of units separated by commas"),

@@ -134,6 +134,42 @@ def squared(prediction, target):
 
 # ---- optimizers ---------------------------------------------------------------------------------
 
+
+class _Rule:
+    """A rule that PyTorch does not have, in PyTorch's arithmetic."""
+
+    def __init__(self, parameters, rate, decay=0.0):
+        self.parameters, self.rate, self.decay, self.t = parameters, rate, decay, 0
+        self.m, self.v = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+
+    def zero_grad(self):
+        for p in self.parameters:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self):
+        self.t += 1
+        for p, m, v in zip(self.parameters, self.m, self.v, strict=True):
+            p -= self.rate * self.direction(p, p.grad, m, v)
+
+
+class ConstantNadam(_Rule):
+    """Dozat's rule with a constant momentum; PyTorch's rises."""
+
+    def direction(self, p, g, m, v):
+        m.lerp_(g, 1 - 0.9)
+        v.lerp_(g * g, 1 - 0.999)
+        ahead = 0.9 * m / (1 - 0.9 ** (self.t + 1)) + 0.1 * g / (1 - 0.9**self.t)
+        return ahead / ((v / (1 - 0.999**self.t)).sqrt() + 1e-8)
+
+
+class Lion(_Rule):
+    def direction(self, p, g, m, v):
+        step = (0.9 * m + (1 - 0.9) * g).sign() + self.decay * p
+        m.lerp_(g, 1 - 0.99)
+        return step
+
+
 #: name -> (ours, at our defaults but for a rate at which much happens; the equivalent of PyTorch)
 OPTIMIZERS = {
     "sgd": (fnn.optimizers.SGD(0.1), lambda p: torch.optim.SGD(p, 0.1)),
@@ -154,6 +190,15 @@ OPTIMIZERS = {
         lambda p: torch.optim.RMSprop(p, 0.01, alpha=0.9, eps=1e-8),
     ),
     "adam": (fnn.optimizers.Adam(0.01), lambda p: torch.optim.Adam(p, 0.01)),
+    "adadelta": (fnn.optimizers.Adadelta(1.0), lambda p: torch.optim.Adadelta(p, 1.0)),
+    "amsgrad": (fnn.optimizers.AMSGrad(0.01), lambda p: torch.optim.Adam(p, 0.01, amsgrad=True)),
+    "adamax": (fnn.optimizers.AdaMax(0.01), lambda p: torch.optim.Adamax(p, 0.01)),
+    "adamw": (
+        fnn.optimizers.AdamW(0.01, weight_decay=0.1),
+        lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
+    ),
+    "nadam": (fnn.optimizers.Nadam(0.01), lambda p: ConstantNadam(p, 0.01)),
+    "lion": (fnn.optimizers.Lion(0.001, weight_decay=0.1), lambda p: Lion(p, 0.001, 0.1)),
 }
 
 
@@ -187,6 +232,12 @@ def test_default_rates_and_constants(name, backend):
         "adagrad": torch.optim.Adagrad,
         "rmsprop": lambda p: torch.optim.RMSprop(p, 0.001, alpha=0.9),
         "adam": torch.optim.Adam,
+        "adadelta": torch.optim.Adadelta,
+        "amsgrad": lambda p: torch.optim.Adam(p, amsgrad=True),
+        "adamax": torch.optim.Adamax,
+        "adamw": torch.optim.AdamW,
+        "nadam": lambda p: ConstantNadam(p, 0.002),
+        "lion": lambda p: Lion(p, 0.0001),
     }[name](network.weights)
     compare(model, network, theirs, squared, *data("float64", "numbers"), dtype="float64")
 
@@ -207,8 +258,20 @@ def test_default_rates_and_constants(name, backend):
             fnn.optimizers.AdaGrad(0.05, epsilon=0.1),
             lambda p: torch.optim.Adagrad(p, 0.05, eps=0.1),
         ),
+        (
+            fnn.optimizers.RMSProp(0.01, centered=True),
+            lambda p: torch.optim.RMSprop(p, 0.01, alpha=0.9, eps=1e-8, centered=True),
+        ),
+        (
+            fnn.optimizers.Adadelta(0.5, rho=0.8, epsilon=1e-3),
+            lambda p: torch.optim.Adadelta(p, 0.5, rho=0.8, eps=1e-3),
+        ),
+        (
+            fnn.optimizers.AdaMax(0.01, beta1=0.5, beta2=0.6, epsilon=0.01),
+            lambda p: torch.optim.Adamax(p, 0.01, betas=(0.5, 0.6), eps=0.01),
+        ),
     ],
-    ids=["momentum", "rmsprop", "adam", "adagrad"],
+    ids=["momentum", "rmsprop", "adam", "adagrad", "centered", "adadelta", "adamax"],
 )
 def test_other_constants(mine, theirs):
     model = ours(loss="mean_squared_error", optimizer=mine, dtype="float64")
@@ -225,6 +288,41 @@ def test_linear_decay():
     sgd = torch.optim.SGD(network.weights, rate)
     decay = torch.optim.lr_scheduler.LinearLR(sgd, 1.0, final / rate, steps)
     sgd.register_step_post_hook(lambda *_: decay.step())
+    X, y = data("float64", "numbers")
+    compare(model, network, sgd, squared, X, y, dtype="float64")
+
+
+S = fnn.schedules
+
+
+@pytest.mark.parametrize(
+    "mine, theirs",
+    [
+        (S.StepDecay(0.1, 0.5, 7), lambda o: torch.optim.lr_scheduler.StepLR(o, 7, 0.5)),
+        (S.ExponentialDecay(0.1, 0.97, 1), lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.97)),
+        (S.PolynomialDecay(0.1, 0.0, 60, 1.7),
+            lambda o: torch.optim.lr_scheduler.PolynomialLR(o, 60, 1.7)),
+        (S.CosineDecay(0.1, 0.01, 102),
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 102, 0.01)),
+        (S.CosineRestarts(0.1, 0.01, 9, 2),
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 9, 2, 0.01)),
+        (S.CosineRestarts(0.1, 0.01, 9),
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 9, 1, 0.01)),
+        (S.OneCycle(0.1, 102, 0.4, 10, 100),
+            lambda o: torch.optim.lr_scheduler.OneCycleLR(
+                o, 0.1, 102, pct_start=0.4, div_factor=10, final_div_factor=100,
+                cycle_momentum=False)),
+        (S.WarmUp(0.1, 9),
+            lambda o: torch.optim.lr_scheduler.LinearLR(o, 0.1, 1.0, 9)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_schedules(mine, theirs):
+    model = ours(loss="mean_squared_error", optimizer=fnn.optimizers.SGD(mine), dtype="float64")
+    network = Theirs(model, "float64")
+    sgd = torch.optim.SGD(network.weights, 0.1)
+    schedule = theirs(sgd)
+    sgd.register_step_post_hook(lambda *_: schedule.step() if schedule.last_epoch < 101 else None)
     X, y = data("float64", "numbers")
     compare(model, network, sgd, squared, X, y, dtype="float64")
 

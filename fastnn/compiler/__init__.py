@@ -117,7 +117,9 @@ def build_graph(network: Network, purpose: Purpose) -> Graph:
 def _emit_update(graph: Graph, size: int, optimizer: Any) -> None:
     rate = optimizer.learning_rate
     with graph.during("gather"):  # before anything is updated
-        graph.emit("schedule", function=rate.function, parameters=rate.parameters)
+        graph.emit(
+            "schedule", function=rate.function, parameters=rate.parameters, warm_up=rate.warm_up
+        )
         rule = {"function": optimizer.function, "parameters": optimizer.parameters}
         graph.emit("prepare_update", **rule)
     graph.nodes[:] = [*graph.nodes[-2:], *graph.nodes[:-2]]

@@ -1,7 +1,8 @@
 # The kernels of one instruction set and one number type, compiled once for each pair: the build
 # sets FASTNN_REAL and the target flags. Every kernel is a function of abi.h's type.
 
-from libc.math cimport cos as libc_cos, exp as libc_exp, log as libc_log, sqrt as libc_sqrt
+from libc.math cimport (cos as libc_cos, exp as libc_exp, floor as libc_floor, log as libc_log,
+                        sqrt as libc_sqrt)
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
@@ -27,6 +28,7 @@ cdef extern from "simd.h" nogil:
     ctypedef float vreal  # a vector of VLEN; Cython need only know that it has arithmetic
     vreal v_all(real x)
     vreal v_sqrt(vreal x)
+    vreal v_if_less(vreal a, vreal b, vreal x, vreal y)
     int VLEN
     vreal v_load(const real* p)
     vreal v_load_n(const real* p, int n)

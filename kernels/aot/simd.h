@@ -131,6 +131,13 @@ FASTNN_INLINE vreal v_sqrt(vreal x) {
 #endif
 }
 
+/* x where a < b, else y. */
+FASTNN_INLINE vreal v_if_less(vreal a, vreal b, vreal x, vreal y) {
+    typedef __typeof__(a < b) mask;
+    const mask less = a < b;
+    return (vreal)((less & (mask)x) | (~less & (mask)y));
+}
+
 /* Over the lanes, in a fixed order: halves are folded together. */
 FASTNN_INLINE real v_sum_lanes(vreal v) {
     real t[VLEN];

@@ -53,6 +53,18 @@ class _Rewrite(ast.NodeTransformer):
             return ast.Name(f"v_all(<real>{float(node.value)!r})")
         return ast.Name(f"(<{self.type}>{float(node.value)!r})")
 
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        self.generic_visit(node)
+        if self.type != "vreal":
+            return node
+        test = node.test
+        if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], (ast.Lt, ast.Gt)):
+            raise ValueError(f"update rules compare by < and > only, not {ast.unparse(test)!r}")
+        sides = [test.left, test.comparators[0]]
+        if isinstance(test.ops[0], ast.Gt):
+            sides.reverse()
+        return ast.Call(ast.Name("v_if_less"), [*sides, node.body, node.orelse], [])
+
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
         node.func = ast.Name(_FUNCTIONS[self.type] + ast.unparse(node.func))

@@ -7,8 +7,14 @@ cdef enum:
 
 
 cdef void schedule(const Call* call, int thread, int threads) noexcept nogil:
-    """The learning rate of this step, for the update that follows"""
-    call.step.rate = (<schedule_function>call.formulas[0])(call.step.step, call.constants)
+    """rate = f(step - warm_up), or before a share of f(0) that rises in equal steps"""
+    cdef int64_t step = call.step.step, warm_up = call.sizes[0]
+    cdef schedule_function formula = <schedule_function>call.formulas[0]
+    if step >= warm_up:
+        call.step.rate = formula(step - warm_up, call.constants)
+    else:
+        call.step.rate = (formula(0, call.constants) * <double>(step + 1)
+                          / <double>(warm_up + 1))
 
 
 cdef void l2_penalty(const Call* call, int thread, int threads) noexcept nogil:

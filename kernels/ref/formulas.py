@@ -285,10 +285,90 @@ def _adam(step, w, g, m, v, rate, beta1, beta2, epsilon):
     w -= denominator
 
 
-for _rule in (_sgd, _momentum, _nesterov, _adagrad, _rmsprop, _adam):
+def _adadelta(step, w, g, r, s, rate, rho, epsilon):
+    r *= rho
+    r += (1 - rho) * np.square(g)
+    d = g * np.sqrt(s + epsilon) / np.sqrt(r + epsilon)
+    s *= rho
+    s += (1 - rho) * np.square(d)
+    w -= rate * d
+
+
+def _centered_rmsprop(step, w, g, r, m, rate, rho, epsilon):
+    r *= rho
+    r += (1 - rho) * np.square(g)
+    m *= rho
+    m += (1 - rho) * g
+    w -= rate * g / (np.sqrt(np.maximum(r - np.square(m), 0)) + epsilon)
+
+
+def _moments(g, m, v, beta1, beta2):
+    m *= beta1
+    m += (1 - beta1) * g
+    v *= beta2
+    v += (1 - beta2) * np.square(g)
+
+
+def _amsgrad(step, w, g, m, v, u, rate, beta1, beta2, epsilon):
+    _moments(g, m, v, beta1, beta2)
+    np.maximum(u, v, out=u)
+    w -= rate / (1 - beta1**step) * m / (np.sqrt(u / (1 - beta2**step)) + epsilon)
+
+
+def _adamax(step, w, g, m, u, rate, beta1, beta2, epsilon):
+    m *= beta1
+    m += (1 - beta1) * g
+    u *= beta2
+    np.maximum(u, np.abs(g) + epsilon, out=u)
+    w -= rate / (1 - beta1**step) * m / u
+
+
+def _nadam(step, w, g, m, v, rate, beta1, beta2, epsilon):
+    _moments(g, m, v, beta1, beta2)
+    ahead = beta1 / (1 - beta1 ** (step + 1)) * m + (1 - beta1) / (1 - beta1**step) * g
+    w -= rate * ahead / (np.sqrt(v / (1 - beta2**step)) + epsilon)
+
+
+def _adamw(step, w, g, m, v, rate, beta1, beta2, epsilon, weight_decay):
+    w *= 1 - rate * weight_decay
+    _adam(step, w, g, m, v, rate, beta1, beta2, epsilon)
+
+
+def _lion(step, w, g, m, rate, beta1, beta2, weight_decay):
+    w -= rate * (np.sign(beta1 * m + (1 - beta1) * g) + weight_decay * w)
+    m *= beta2
+    m += (1 - beta2) * g
+
+
+for _rule in (
+    _sgd, _momentum, _nesterov, _adagrad, _adadelta, _rmsprop, _centered_rmsprop,
+    _adam, _amsgrad, _adamax, _nadam, _adamw, _lion,
+):  # fmt: skip
     define("optimizer", _rule.__name__[1:], _rule)
 
 # ------------------------------------------------------------- schedules
+
+
+def _cosine(a, rate, final):
+    return final + (rate - final) * (1 + math.cos(math.pi * a)) / 2
+
+
+def _cosine_restarts(step, rate, final, period, growth):
+    length = period
+    if growth == 1:
+        return _cosine(step % period / period, rate, final)
+    while step >= length:
+        step, length = step - length, length * growth
+    return _cosine(step / length, rate, final)
+
+
+def _one_cycle(step, rate, total, warm_share, start_divisor, final_divisor):
+    start = rate / start_divisor
+    top, last = warm_share * total - 1, total - 1
+    if step < top:
+        return _cosine(step / top, start, rate)
+    return _cosine(min((step - top) / (last - top), 1), rate, start / final_divisor)
+
 
 define("schedule", "constant", lambda step, rate: rate)
 define(
@@ -296,3 +376,28 @@ define(
     "linear_decay",
     lambda step, rate, final, steps: float(np.interp(step, [0, steps], [rate, final])),
 )
+define("schedule", "step_decay", lambda step, rate, factor, every: rate * factor ** (step // every))
+define(
+    "schedule",
+    "exponential_decay",
+    lambda step, rate, factor, steps: rate * factor ** (step / steps),
+)
+define(
+    "schedule",
+    "inverse_time_decay",
+    lambda step, rate, decay, steps: rate / (1 + decay * step / steps),
+)
+define(
+    "schedule",
+    "polynomial_decay",
+    lambda step, rate, final, steps, power: (
+        final + (rate - final) * max(1 - step / steps, 0) ** power
+    ),
+)
+define(
+    "schedule",
+    "cosine_decay",
+    lambda step, rate, final, steps: _cosine(min(step / steps, 1), rate, final),
+)
+define("schedule", "cosine_restarts", _cosine_restarts)
+define("schedule", "one_cycle", _one_cycle)

@@ -13,12 +13,16 @@ PENALTY_BLOCK = 4096  # numbers of one partial sum, as in the compiled kernel
 @op(
     "->",
     formula="schedule",
-    sizes=lambda d, attrs, binding: (),
+    sizes=lambda d, attrs, binding: (attrs["warm_up"],),
     uses_step=True,
 )
-def schedule(*, function, parameters, step):
-    """The learning rate of this step"""
-    step.rate = REFERENCE["schedule"][function][0](step.step, *parameters)
+def schedule(*, function, parameters, warm_up, step):
+    """rate = f(step - warm_up), or before a share of f(0) that rises in equal steps"""
+    (formula,) = REFERENCE["schedule"][function]
+    if step.step >= warm_up:
+        step.rate = formula(step.step - warm_up, *parameters)
+    else:
+        step.rate = formula(0, *parameters) * (step.step + 1) / (warm_up + 1)
 
 
 @op("->", formula="optimizer", sizes=lambda d, attrs, binding: (), uses_step=True)
