@@ -18,15 +18,18 @@ from . import (
     callbacks,
     datasets,
     initializers,
+    inspection,
     layers,
     losses,
     metrics,
     optimizers,
+    plots,
     regularizers,
     schedules,
 )
 from ._version import __version__
 from .callbacks import History
+from .checking import check_gradients
 from .layers import Input
 from .model import Model, Sequential
 from .scaling import lsuv
@@ -41,13 +44,16 @@ __all__ = [
     "__version__",
     "activations",
     "callbacks",
+    "check_gradients",
     "datasets",
     "initializers",
+    "inspection",
     "layers",
     "losses",
     "lsuv",
     "metrics",
     "optimizers",
+    "plots",
     "regularizers",
     "schedules",
 ]
