@@ -17,6 +17,7 @@ from . import (
     activations,
     callbacks,
     datasets,
+    ensembles,
     initializers,
     inspection,
     layers,
@@ -26,6 +27,7 @@ from . import (
     plots,
     regularizers,
     schedules,
+    validation,
 )
 from ._version import __version__
 from .callbacks import History
@@ -46,6 +48,7 @@ __all__ = [
     "callbacks",
     "check_gradients",
     "datasets",
+    "ensembles",
     "initializers",
     "inspection",
     "layers",
@@ -56,4 +59,5 @@ __all__ = [
     "plots",
     "regularizers",
     "schedules",
+    "validation",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,15 +10,16 @@ import numpy as np
 
 from . import callbacks as callback_module
 from . import checks, losses, optimizers
+from .batches import Batches
 from .compiler import Purpose, available_threads, compile_program
-from .data import Data, prepare
+from .data import Data, class_labels, prepare, stratified_split, take_apart, weigh_classes
 from .layers import Input, Layer
 from .lookup import near_matches
 from .metrics import get as resolve_metric
 from .network import Chain
 from .report import Table, describe_layers, describe_program, profile_program
 from .runtime import BACKENDS, Runner, State, aligned, make_runner, most_threads
-from .training import History, Loop, Progress, summarise
+from .training import History, Loop, NonFiniteLoss, Progress, summarise
 
 DTYPES = ("float32", "float64")
 
@@ -78,7 +79,11 @@ class Model:
                 )
             return
         self._chain = self._make_chain(shape)
-        self._make_state()
+        try:
+            self._make_state()
+        except ValueError:  # an initializer that does not suit the shape of its weights
+            self._chain = None
+            raise
 
     def _make_chain(self, shape: tuple[int, ...]) -> Chain:
         if not self._layers:
@@ -217,7 +222,6 @@ class Model:
         x: Any,
         y: Any,
         sample_weight: Any,
-        class_weight: Any = None,
         names: tuple[str, str, str] = ("X", "y", "sample_weight"),
     ) -> Data:
         """Check data against the model; the first data that pass decide the shape of a model."""
@@ -232,9 +236,8 @@ class Model:
                 )
             chain = self._make_chain(array.shape[1:])
         data = prepare(
-            x, y, sample_weight, class_weight, shape=chain.input_shape,
-            units=chain.output_shape[-1], loss=self.loss, dtype=self._dtype, names=names,
-            threads=self._most_threads(),
+            x, y, sample_weight, shape=chain.input_shape, units=chain.output_shape[-1],
+            loss=self.loss, dtype=self._dtype, names=names, threads=self._most_threads(),
         )  # fmt: skip
         self.build(chain.input_shape)
         return data
@@ -250,8 +253,9 @@ class Model:
         epochs: int = 1,
         validation_data: tuple | None = None,
         validation_split: float = 0.0,
+        stratify: bool = False,
         sample_weight: Any = None,
-        class_weight: Mapping[int, float] | None = None,
+        class_weight: Mapping[int, float] | str | None = None,
         shuffle: bool = True,
         callbacks: Any = None,
         initial_epoch: int = 0,
@@ -274,11 +278,18 @@ class Model:
         validation_data
             ``(X, y)`` or ``(X, y, sample_weight)``, evaluated after each epoch.
         validation_split
-            Share of the last rows that are held out for the same purpose, in [0, 1).
+            Share of the rows, in [0, 1), that are held out for the same purpose: the last ones.
+        stratify
+            Hold out the same share of each class instead, as nearly as whole rows allow, drawn at
+            random from the model's seed; at least one row of each class is kept to train on. What
+            is trained on keeps its order, as a copy.
         sample_weight
             Weight of each row (n,), at least 0.
         class_weight
-            Label -> weight; multiplies the sample weights. Labels left out have 1.
+            Label -> weight; multiplies the weights of the rows that are trained on. Labels left
+            out have 1. ``"balanced"`` gives every class the same total weight: n / (number of
+            classes present * rows of the class) for each of its rows (King & Zeng, Logistic
+            regression in rare events data, 2001).
         shuffle
             Draw a new order of the rows for each epoch.
         callbacks
@@ -320,17 +331,23 @@ class Model:
         split = checks.number("validation_split", validation_split, 0, 1, open_high=True)
         if split and validation_data is not None:
             raise ValueError("validation_split: not together with validation_data")
+        if stratify and not split:
+            raise ValueError(
+                "stratify: expected a validation_split above 0 beside it, got validation_split=0"
+            )
         if batch_size is not None:
             checks.positive_int("batch_size", batch_size)
         listed = callback_module.check(callbacks)
-        data = self._prepare(X, y, sample_weight, class_weight)
-        data, held_out = self._hold_out(data, split, validation_data)
+        data = self._prepare(X, y, sample_weight)
+        data, held_out = self._hold_out(data, split, stratify)
+        if validation_data is not None:
+            held_out = self._prepare(*take_apart("validation_data", validation_data))
+        if class_weight is not None:
+            units = self._need()[0].output_shape[-1]
+            data = weigh_classes(data, class_weight, loss=self.loss, units=units, dtype=self._dtype)
         batch = self._batch(batch_size, len(data))
         runner = self._runner("train", data, batch)
-        validate = None
-        if held_out is not None:
-            self._runner("evaluate", held_out, min(EVALUATION_BATCH, len(held_out)))
-            validate = partial(self._evaluate, held_out, None)
+        validate = self._validator(held_out)
         steps = -(-len(data) // batch) * (epochs - initial_epoch)
         self.history = History()
         loop = Loop(
@@ -339,30 +356,29 @@ class Model:
         )  # fmt: skip
         return loop.run()
 
-    def _hold_out(
-        self, data: Data, split: float, validation_data: tuple | None
-    ) -> tuple[Data, Data | None]:
-        if validation_data is not None:
-            listed = isinstance(validation_data, (tuple, list))
-            if not listed or len(validation_data) not in (2, 3):
-                came = f" of {len(validation_data)}" if listed else ""
-                raise ValueError(
-                    "validation_data: expected (X, y) or (X, y, sample_weight), got a "
-                    f"{type(validation_data).__name__}{came}"
-                )
-            names = ("validation_data[0]", "validation_data[1]", "validation_data[2]")
-            weights = validation_data[2] if len(validation_data) == 3 else None
-            held_out = self._prepare(validation_data[0], validation_data[1], weights, names=names)
-            return data, held_out
+    def _hold_out(self, data: Data, split: float, stratify: bool) -> tuple[Data, Data | None]:
         if not split:
             return data, None
-        kept = len(data) - round(split * len(data))
+        held = round(split * len(data))
+        kept = len(data) - held
         if not 0 < kept < len(data):
             raise ValueError(
                 f"validation_split: {split:g} of {len(data)} rows leaves {kept} to train on and "
-                f"{len(data) - kept} to validate with"
+                f"{held} to validate with"
             )
-        return data.rows(0, kept), data.rows(kept, len(data))
+        if not stratify:
+            return data.rows(0, kept), data.rows(kept, len(data))
+        train, held_out = stratified_split(
+            class_labels("stratify", data, self.loss), held, self.seed
+        )
+        return data.take(train), data.take(held_out)
+
+    def _validator(self, held_out: Data | None) -> Callable[[], dict[str, float]] | None:
+        """What evaluates held-out data; its program is compiled at once, not within an epoch."""
+        if held_out is None:
+            return None
+        self._runner("evaluate", held_out, min(EVALUATION_BATCH, len(held_out)))
+        return partial(self._evaluate, held_out, None)
 
     @staticmethod
     def _batch(batch_size: int | None, n: int) -> int:
@@ -383,13 +399,121 @@ class Model:
         NonFiniteLoss
             The loss is not finite; nothing was updated.
         """
-        data = self._prepare(X, y, sample_weight)
+        return self._train_step(self._prepare(X, y, sample_weight))["loss"]
+
+    def _train_step(self, data: Data) -> dict[str, float]:
+        """One update with all rows as one batch; loss and metrics before it."""
         runner = self._runner("train", data, len(data))
         loop = Loop(
             self, runner, data, len(data), 1, 0, False, [], None, Progress(0, 1, 1), History(),
             keep_snapshot=False,
         )  # fmt: skip
-        return loop.run().history["loss"][0]
+        stopping = self.stop_training  # what a callback of fit_batches has asked for
+        history = loop.run().history
+        self.stop_training = stopping
+        return {name: values[0] for name, values in history.items()}
+
+    def fit_batches(
+        self,
+        batches: Any,
+        *,
+        epochs: int = 1,
+        steps_per_epoch: int | None = None,
+        validation_data: tuple | None = None,
+        callbacks: Any = None,
+        verbose: int | str = "auto",
+    ) -> History:
+        """Train on batches as they come: from a generator, a file, or anything made on the fly.
+
+        Each batch is checked and trained on by a native call of its own, as ``train_on_batch``
+        does; ``fit`` runs whole epochs in one and is faster for data that are in memory or in a
+        memory-mapped file. Every new batch size is compiled for, so sizes should not vary much.
+
+        Parameters
+        ----------
+        batches
+            Yields ``(X, y)`` or ``(X, y, sample_weight)``, as for ``fit``; each is one update. An
+            iterable, or an object with ``len`` and indices, is gone through anew in each epoch.
+            An iterator, such as a generator, is gone through once: it needs ``steps_per_epoch``
+            for more than one epoch.
+        epochs
+            Number of epochs.
+        steps_per_epoch
+            Batches of an epoch. None: until they end.
+        validation_data, callbacks, verbose
+            As for ``fit``.
+
+        Returns
+        -------
+        History
+            Loss and metrics of each epoch, as means over the rows as they were trained on.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Options or a batch that do not fit, or batches that end too early. What was trained
+            until then stays.
+        RuntimeError
+            The model is not compiled.
+        NonFiniteLoss
+            The loss of a batch became NaN or infinite; that batch updated nothing.
+
+        Examples
+        --------
+        >>> import numpy as np, fastnn as fnn
+        >>> def noisy_line(rng=np.random.default_rng(0)):
+        ...     while True:
+        ...         x = rng.uniform(-1, 1, (32, 1))
+        ...         yield x, 2 * x + rng.normal(0, 0.1, x.shape)
+        >>> model = fnn.Sequential([fnn.layers.Dense(1)])
+        >>> model.compile("mean_squared_error", fnn.optimizers.SGD(0.1))
+        >>> history = model.fit_batches(noisy_line(), epochs=3, steps_per_epoch=100, verbose=0)
+        >>> round(float(model.get_weights()[0][0, 0]), 1)
+        2.0
+        """
+        source = Batches(batches, checks.positive_int("epochs", epochs), steps_per_epoch)
+        listed = callback_module.check(callbacks)
+        held_out = None
+        if validation_data is not None:
+            held_out = self._prepare(*take_apart("validation_data", validation_data))
+        validate = self._validator(held_out)
+        progress = Progress(verbose, source.total, epochs)
+        self.history, self.stop_training = History(), False
+        for callback in listed:
+            callback.on_train_begin(self)
+        try:
+            for epoch in range(epochs):
+                for callback in listed:
+                    callback.on_epoch_begin(self, epoch)
+                logs = self._train_epoch(source, epoch, progress)
+                if validate is not None:
+                    logs |= {f"val_{name}": value for name, value in validate().items()}
+                self.history.append(epoch, logs)
+                progress.epoch(epoch, logs)
+                for callback in listed:
+                    callback.on_epoch_end(self, epoch, logs)
+                if self.stop_training:
+                    break
+        finally:
+            progress.close()
+            for callback in listed:
+                callback.on_train_end(self)
+        return self.history
+
+    def _train_epoch(self, source: Batches, epoch: int, progress: Progress) -> dict[str, float]:
+        totals: dict[str, float] = {}
+        rows = 0
+        for name, batch in source.epoch(epoch):
+            data = self._prepare(*take_apart(name, batch))
+            try:
+                logs = self._train_step(data)
+            except NonFiniteLoss as error:
+                raise NonFiniteLoss(source.step, epoch, error.op) from None
+            for quantity, value in logs.items():
+                totals[quantity] = totals.get(quantity, 0.0) + value * len(data)
+            rows += len(data)
+            progress.advance(1)
+        return {quantity: total / rows for quantity, total in totals.items()}
 
     def loss_and_gradients(
         self, X: Any, y: Any, sample_weight: Any = None

@@ -60,7 +60,7 @@ def _class_of(formula: Formula) -> type[Schedule]:
 
 
 #: Name -> class, of every schedule that has a formula.
-SCHEDULES: dict[str, type[Schedule]] = {
+SCHEDULES: dict[str, Any] = {
     name: _class_of(formula) for name, formula in FORMULAS["schedule"].items()
 }
 globals().update({c.__name__: c for c in SCHEDULES.values()})

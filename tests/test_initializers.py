@@ -435,3 +435,12 @@ def test_lsuv_changes_nothing_when_a_later_layer_is_dead():
     with pytest.raises(ValueError, match=r"^X: expected .* layer 2 \(Dense\) .* variance of 0$"):
         lsuv(model, examples())
     np.testing.assert_array_equal(model.parameters, before)
+
+
+def test_a_model_that_an_initializer_refuses_stays_as_it_was():
+    model = fnn.Sequential([fnn.layers.Dense(4, kernel_initializer="sparse")])
+    for _ in range(2):  # the second time says the same
+        with pytest.raises(ValueError, match="connections"):
+            model.build(3)
+    model.build(20)
+    assert model.get_weights()[0].shape == (20, 4)

@@ -299,7 +299,8 @@ S = fnn.schedules
     "mine, theirs",
     [
         (S.StepDecay(0.1, 0.5, 7), lambda o: torch.optim.lr_scheduler.StepLR(o, 7, 0.5)),
-        (S.ExponentialDecay(0.1, 0.97, 1), lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.97)),
+        (S.ExponentialDecay(0.1, 0.97, 1),
+            lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.97)),
         (S.PolynomialDecay(0.1, 0.0, 60, 1.7),
             lambda o: torch.optim.lr_scheduler.PolynomialLR(o, 60, 1.7)),
         (S.CosineDecay(0.1, 0.01, 102),
