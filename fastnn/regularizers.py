@@ -1,12 +1,21 @@
-"""Penalties on weights that are added to the loss."""
+"""Penalties on weights that are added to the loss.
+
+There is a class for every formula of kind penalty in ``kernels/scalars.py``: its first argument is
+the factor (>= 0) of the sum of f(w) over an array of weights, the others are the formula's.
+
+>>> import fastnn as fnn
+>>> fnn.layers.Dense(10, kernel_regularizer=fnn.regularizers.ElasticNet(0.001, l1_share=0.2))
+Dense(10, activation=identity)
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import checks
+from . import checks, formulas
 from .compiler import Graph, Tensor
+from .kernels.formula import FORMULAS, Formula
+from .lookup import camel_case, near_matches
 
 
 class Regularizer:
@@ -17,36 +26,86 @@ class Regularizer:
         raise TypeError(f"{type(self).__name__} does not define emit()")
 
 
-@dataclass(frozen=True)
-class L2(Regularizer):
-    """factor / 2 * sum of w^2, so that its gradient is factor * w.
+class Penalty(Regularizer):
+    """factor times the sum of a scalar formula f(w)."""
 
-    (Keras's L2 has no 1/2: its factor is half of ours. PyTorch's weight_decay of SGD is ours.)
+    function: str
 
-    Parameters
-    ----------
-    factor
-        >= 0.
+    def __init__(self, factor: float = 0.01, *values: float, **given: float) -> None:
+        self.factor = checks.number("factor", factor, 0)
+        given = formulas.named(self.formula, values) | given
+        self.parameters = formulas.parameters(self.formula, given)
 
-    Source: Goodfellow, Bengio & Courville, Deep Learning, section 7.1.1.
-    """
-
-    factor: float = 0.01
-
-    def __post_init__(self) -> None:
-        checks.number("factor", self.factor, 0)
+    @property
+    def formula(self) -> Formula:
+        """The scalar formula."""
+        return FORMULAS["penalty"][self.function]
 
     def emit(self, graph: Graph, weight: Tensor) -> Tensor:
-        (parts,) = graph.emit("l2_penalty", weight, factor=float(self.factor))
+        (parts,) = graph.emit(
+            "penalty",
+            weight,
+            function=self.function,
+            parameters=self.parameters,
+            factor=float(self.factor),
+        )
         return parts
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Penalty) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        values = formulas.describe(self.formula, self.parameters)
+        return f"{type(self).__name__}({self.factor:g}{values and ', '}{values})"
+
+
+#: What formulas cannot say about their classes.
+_NOTES = {
+    "l2": "\n\nKeras's L2 has no 1/2: its factor is half of ours. PyTorch's weight_decay of SGD\n"
+    "is the same as ours.",
+    "lp": "\n\np is at least 1. p = 1 is `L1`, and p = 2 twice `L2`.",
+}
+
+
+def _class_of(formula: Formula) -> type[Penalty]:
+    """The penalty class of a formula."""
+    arguments = ", ".join(("factor", *formula.parameters))
+    about = f"({arguments}): factor times the sum of {formulas.documentation(formula)}"
+    contents = {
+        "__doc__": about + _NOTES.get(formula.name, ""),
+        "__module__": __name__,
+        "function": formula.name,
+    }
+    return type(camel_case(formula.name), (Penalty,), contents)
+
+
+#: Name -> class, of everything a user can name.
+REGULARIZERS: dict[str, type[Penalty]] = {
+    name: _class_of(formula) for name, formula in FORMULAS["penalty"].items()
+}
+globals().update({c.__name__: c for c in REGULARIZERS.values()})
 
 
 def get(argument: str, value: Any) -> Regularizer | None:
-    """A regularizer, L2 by name or by its factor, or None."""
+    """A regularizer, one by name, L2 by its factor, or None."""
     if value is None or isinstance(value, Regularizer):
         return value
-    if value == "l2":
-        return L2()
+    if isinstance(value, str):
+        if value not in REGULARIZERS:
+            names = sorted(REGULARIZERS)
+            raise ValueError(
+                f"{argument}: unknown name {value!r}.{near_matches(value, names)}"
+                f" Known names: {', '.join(names)}"
+            )
+        return REGULARIZERS[value]()
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return L2(float(value))
-    raise TypeError(f"{argument}: expected a Regularizer, 'l2', a factor or None, got {value!r}")
+        return REGULARIZERS["l2"](float(value))
+    raise TypeError(f"{argument}: expected a Regularizer, a name, a factor or None, got {value!r}")
+
+
+if TYPE_CHECKING:  # classes made above
+
+    def __getattr__(name: str) -> type[Any]: ...

@@ -12,6 +12,7 @@ loss           ``f(y, t, *params)``            ``derivative(y, t, *params)`` by 
 optimizer      ``f(w, g, *state, rate,         ``per_step(step, *params)``: further
                *params, *per_step)``           numbers computed once a step, step = 1, 2, ...
 schedule       ``f(step, rate, *params)``      none; step = 0, 1, ...
+penalty        ``f(w, *params)``               ``derivative(w, *params)``
 =============  ==============================  =======================================
 """
 
@@ -29,6 +30,10 @@ from typing import Any
 Function = Callable[..., object]
 Range = tuple[float, float]
 EVERYTHING: Range = (-math.inf, math.inf)
+
+
+#: Number of arguments, by kind, that are not chosen by a user; an optimizer's state is beside them.
+_OPERANDS = {"activation": 1, "loss": 2, "optimizer": 3, "schedule": 2, "penalty": 1}
 
 
 @dataclass
@@ -59,8 +64,8 @@ class Formula:
     def parameters(self) -> tuple[str, ...]:
         """Names of the arguments that a user chooses, in order."""
         names = tuple(inspect.signature(self.function).parameters)
-        operands = {"activation": 1, "loss": 2, "optimizer": 3 + len(self.state), "schedule": 2}
-        return names[operands[self.kind] : len(names) - len(self.constants)]
+        operands = _OPERANDS[self.kind] + len(self.state)
+        return names[operands : len(names) - len(self.constants)]
 
     @property
     def defaults(self) -> dict[str, float]:
@@ -96,6 +101,7 @@ FORMULAS: dict[str, dict[str, Formula]] = {
     "loss": {},
     "optimizer": {},
     "schedule": {},
+    "penalty": {},
 }
 
 
@@ -134,3 +140,8 @@ def schedule(
 ) -> Callable[[Function], Formula]:
     """Register ``f(step, rate, *params)``, the learning rate at step 0, 1, ..."""
     return _register("schedule", source, counts=counts, limits=limits)
+
+
+def penalty(source: str, **limits: Range) -> Callable[[Function], Formula]:
+    """Register ``f(w, *params)``, summed over an array of weights; add ``@f.derivative``."""
+    return _register("penalty", source, limits=limits)

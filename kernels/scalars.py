@@ -8,7 +8,7 @@ a NaN must reach the loss, where it is detected, and not be turned into zero on 
 
 from math import cos, erf, exp, expm1, floor, inf, log, log1p, sqrt, tanh
 
-from .formula import activation, loss, optimizer, schedule
+from .formula import activation, loss, optimizer, penalty, schedule
 
 # ---------------------------------------------------------------------------- activations
 
@@ -728,3 +728,53 @@ def one_cycle(step, rate, total_steps, warm_share=0.3, start_divisor=25.0, final
     way = (step - top) / (last - top) if step < last else 1.0
     down = 0.5 * (1.0 + cos(3.141592653589793 * way))
     return start + (rate - start) * up if step < top else final + (rate - final) * down
+
+
+# ---------------------------------------------------------------------------- penalties
+
+
+@penalty("Tibshirani, Regression shrinkage and selection via the lasso (1996)")
+def l1(w):
+    """f(w) = |w|; the derivative at 0 is 0"""
+    return w if w > 0.0 else -w
+
+
+@l1.derivative
+def _(w):
+    return 1.0 if w > 0.0 else (-1.0 if w < 0.0 else w)
+
+
+@penalty("Goodfellow, Bengio & Courville, Deep Learning, section 7.1.1")
+def l2(w):
+    """f(w) = w^2 / 2, so that the derivative is w"""
+    return 0.5 * w * w
+
+
+@l2.derivative
+def _(w):
+    return w
+
+
+@penalty("Zou & Hastie, The elastic net, J. R. Stat. Soc. B 67 (2005)", l1_share=(0.0, 1.0))
+def elastic_net(w, l1_share=0.5):
+    """f(w) = l1_share |w| + (1 - l1_share) w^2 / 2"""
+    return l1_share * (w if w > 0.0 else -w) + (1.0 - l1_share) * 0.5 * w * w
+
+
+@elastic_net.derivative
+def _(w, l1_share):
+    return l1_share * (1.0 if w > 0.0 else (-1.0 if w < 0.0 else w)) + (1.0 - l1_share) * w
+
+
+@penalty("Bishop, Pattern Recognition and Machine Learning, equation 3.29", p=(1.0, inf))
+def lp(w, p):
+    """f(w) = |w|^p"""
+    size = w if w > 0.0 else -w
+    return exp(p * log(size)) if size > 0.0 else size
+
+
+@lp.derivative
+def _(w, p):
+    size = w if w > 0.0 else -w
+    slope = p * exp((p - 1.0) * log(size)) if size > 0.0 else 0.0 * size
+    return slope if w > 0.0 else -slope

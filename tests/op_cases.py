@@ -46,7 +46,7 @@ ATTRIBUTES: dict[str, tuple[Any, ...]] = {
     "stream": (1, 2**32 - 2),
     "floor": (1e-7, 0.25),
     "factor": (0.5, 0.01),
-    "decay": ((0.25, 0.0), (0.0, 0.125), (0.01, 0.01)),
+    "decay": (((0.25, 0.0), (0.0, 0.0)), ((0.0, 0.5), (0.125, 0.0)), ((0.01, 0.1), (0.01, 0.1))),
     "warm_up": (0, 3),
 }
 
@@ -65,6 +65,7 @@ PARAMETERS = {
     "growth": 2.0,
     "total_steps": 40.0,
     "weight_decay": 0.01,
+    "p": 1.5,
 }
 
 #: Numbers of threads that must not change a bit.
@@ -421,11 +422,11 @@ def _labels(case: Case, rng: Any) -> np.ndarray:
 
 
 def _segments(case: Case, rng: Any) -> np.ndarray:
-    """Runs (start, stop, factor) that cover all parameters, some of them empty."""
+    """Runs (start, stop, l2, l1) that cover all parameters, some of them empty."""
     inner = np.sort(rng.integers(0, case.dims["P"] + 1, case.dims["S"] - 1))
     edges = np.concatenate([[0], inner, [case.dims["P"]]])
-    factors = rng.integers(0, 3, case.dims["S"]) / 8
-    return np.stack([edges[:-1], edges[1:], factors], axis=1)
+    factors = rng.integers(0, 3, (case.dims["S"], 2)) / 8
+    return np.concatenate([edges[:-1, None], edges[1:, None], factors], axis=1)
 
 
 #: Operands whose contents are more than numbers, by name.

@@ -440,7 +440,7 @@ CONSTRUCTORS = {
                            ("value", "got 'a'", "number")),
     "initializer: NaN value": (lambda: fnn.initializers.Constant(NAN), ValueError,
                                ("value", "got nan", "number")),
-    "regularizer: name": (lambda: L.Dense(2, kernel_regularizer="l3"), TypeError,
+    "regularizer: name": (lambda: L.Dense(2, kernel_regularizer="l3"), ValueError,
                           ("kernel_regularizer", "'l3'", "'l2'")),
     "regularizer: factor": (lambda: fnn.regularizers.L2(-0.1), ValueError,
                             ("factor", "got -0.1", "[0")),

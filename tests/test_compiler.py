@@ -275,18 +275,23 @@ def test_binary_cross_entropy_takes_logits_from_sigmoid():
 
 def test_penalties_are_added_in_the_update():
     example = Example(lambda: [Dense(4, **L2), Dense(3)], "mean_squared_error", 3)
-    assert "l2_gradient" in names(compiled(example.chain(), example.purpose("gradients")))
+    assert "penalty_gradient" in names(compiled(example.chain(), example.purpose("gradients")))
     graph = fuse(build_graph(example.chain(), example.purpose("train")))
-    assert "l2_gradient" not in names(graph)
+    assert "penalty_gradient" not in names(graph)
     table = graph.tables[the(graph, "update").inputs[2]]
     kernel, bias = FEATURES * 4, 4
     end = kernel + bias + 4 * 3 + 3
-    expected = [[0, kernel, 0.1], [kernel, kernel + bias, 0.05], [kernel + bias, end, 0]]
+    expected = [
+        [0, kernel, 0.1, 0],
+        [kernel, kernel + bias, 0.05, 0],
+        [kernel + bias, end, 0, 0],
+    ]
     assert table.tolist() == expected
     decays = [
         n.attrs["decay"] for n in fuse_update(graph, ROWS).nodes if n.op.name == "dense_update"
     ]
-    assert decays == [(0, 0), (0.1, 0.05)], "backward: the last layer comes first"
+    # Backward: the last layer comes first.
+    assert decays == [((0, 0), (0, 0)), ((0.1, 0), (0.05, 0))]
 
 
 def test_evaluation_computes_no_gradients():
@@ -513,7 +518,7 @@ class RandomNetwork:
         return heads[0], parameters
 
     def emit_penalties(self, graph: Graph, parameters: list[Tensor]) -> list[Tensor]:
-        return [graph.emit("l2_penalty", parameters[0], factor=0.1)[0]]
+        return [fnn.regularizers.L2(0.1).emit(graph, parameters[0])]
 
 
 TARGETS = Example(lambda: [], "mean_squared_error", 2)
@@ -831,7 +836,7 @@ class Penalised(Shared):
     """Shared weights with a penalty."""
 
     def emit_penalties(self, graph: Graph, parameters: list[Tensor]) -> list[Tensor]:
-        return [graph.emit("l2_penalty", p, factor=0.3)[0] for p in parameters]
+        return [fnn.regularizers.L2(0.3).emit(graph, p) for p in parameters]
 
 
 BRANCHES = [Residual, Doubled, Fan, Shared, Summed, Penalised]
@@ -955,7 +960,7 @@ def test_no_gradient_is_computed_for_the_examples():
         ("dense", [(2, 3, 1), (3, 4), None], "dense: x has shape .* expected"),
         ("add", [(2, 3), (3, 2)], r"add: b has shape \(3, 2\), but ... is \(2, 3\)"),
         ("cross_entropy", [(2, 3), (2,), None, (2, 2)], r"weights has shape \(2, 2\), but 1 is 1"),
-        ("l2_penalty", [(5000,), (1,)], "l2_penalty: P is 1, expected 2"),
+        ("penalty", [(5000,), (1,)], "penalty: P is 1, expected 2"),
         ("update", [(9,), (8,), (1, 3), None, None, None, None], "gradients .* but P is 9"),
     ],
 )
@@ -968,7 +973,7 @@ def test_dims_and_output_shapes():
     assert OPS["dense"].dims([(2, 3), (3, 4), None]) == {"B": 2, "I": 3, "O": 4}
     assert OPS["dense"].output_shapes([(BATCH, 3), (3, 4), (4,)]) == [(BATCH, 4)]
     assert OPS["add"].output_shapes([(2, 3, 4), (2, 3, 4)]) == [(2, 3, 4)]
-    assert OPS["l2_penalty"].output_shapes([(100, 100)]) == [(3,)]
+    assert OPS["penalty"].output_shapes([(100, 100)]) == [(3,)]
 
 
 def test_an_op_is_declared_once_and_in_the_right_grammar():

@@ -34,7 +34,7 @@ def _first_arguments(formula: Formula) -> np.ndarray:
 def _points(formula: Formula, dtype: str) -> list[np.ndarray]:
     """The arguments of a formula, as arrays of this type."""
     x = _first_arguments(formula)
-    if formula.kind == "activation":
+    if formula.kind in ("activation", "penalty"):
         return [x.astype(dtype)]
     low, high = formula.domain
     targets = [low, (low + high) / 2, high] if math.isfinite(low) else [0.0, 0.3, 1.0, -2.5]
@@ -69,7 +69,7 @@ def _assert_close(got, want, dtype: str, *terms: np.ndarray) -> None:
     assert not wrong.any(), f"{[t[at] for t in terms]}: {np.ravel(got)[at]}, expected {want[at]}"
 
 
-@each_formula("activation", "loss")
+@each_formula("activation", "loss", "penalty")
 def test_the_scalar_function_is_the_definition(formula):
     points = _points(formula, "float64")
     value, derivative = _values(formula, points)
@@ -123,7 +123,7 @@ def test_compiled_losses(kernels, formula):
         _assert_close(run.blocks["dy"][:, 0], derivative, kernels.dtype, y, t)
 
 
-@each_formula("activation", "loss", where=differentiable)
+@each_formula("activation", "loss", "penalty", where=differentiable)
 def test_the_derivative_is_that_of_the_function(formula):
     """Against central differences, wherever those from left and right agree."""
     x, *rest = _points(formula, "float64")
@@ -236,7 +236,7 @@ def test_compiled_rules_over_several_steps(kernels, formula):
     attrs = {"function": formula.name, "parameters": op_cases.parameters(formula)}
     case = op_cases.Case(op, kernels.dtype, {"P": n, "S": 1}, attrs, absent, seed=1)
     data = op_cases.make_data(case)
-    data.blocks["segments"][...] = [0, n, 0]
+    data.blocks["segments"][...] = [0, n, 0, 0]
     data.blocks["parameters"][...] = np.linspace(-1, 1, n)
     for name in states:
         data.blocks[name][...] = 0

@@ -547,7 +547,7 @@ def test_the_op_that_is_named_is_the_first_with_a_bad_result():
     assert "dense" in op(L.Rescaling(2e18), L.Dense(1))
     assert "rescale" in op(L.Dense(2), L.Rescaling(1e20), L.Dense(1))
     assert "gather" in op(L.Rescaling(1e30), L.Dense(1))
-    assert "l2_penalty" in op(
+    assert "penalty" in op(
         L.Dense(8, bias_regularizer=fnn.regularizers.L2(1e308)), L.Dense(1), size=1.0
     )
 

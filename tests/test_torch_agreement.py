@@ -32,12 +32,12 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def ours(hidden="tanh", output=None, l2=None, **options):
+def ours(hidden="tanh", output=None, penalty=None, **options):
     model = fnn.Sequential(
         [
             fnn.Input(FEATURES),
-            L.Dense(HIDDEN, hidden, kernel_regularizer=l2),
-            L.Dense(OUTPUTS, output, kernel_regularizer=l2),
+            L.Dense(HIDDEN, hidden, kernel_regularizer=penalty),
+            L.Dense(OUTPUTS, output, kernel_regularizer=penalty),
         ]
     )
     model.compile(**options)
@@ -332,7 +332,9 @@ def test_schedules(mine, theirs):
 @pytest.mark.parametrize("l2", [0.01, 0.3])
 def test_the_l2_penalty_is_weight_decay(l2, dtype):
     """In the loss we report the penalty too; PyTorch has it in the gradient only."""
-    model = ours(loss="mean_squared_error", optimizer=fnn.optimizers.SGD(0.1), l2=l2, dtype=dtype)
+    model = ours(
+        loss="mean_squared_error", optimizer=fnn.optimizers.SGD(0.1), penalty=l2, dtype=dtype
+    )
     network = Theirs(model, dtype)
     groups = [{"params": network.kernels, "weight_decay": l2}, {"params": network.biases}]
     sgd = torch.optim.SGD(groups, 0.1)
@@ -351,6 +353,43 @@ def test_the_l2_penalty_is_weight_decay(l2, dtype):
         np.testing.assert_allclose(
             mine, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max()
         )
+
+
+R = fnn.regularizers
+
+#: name -> (ours, the penalty of one array with PyTorch)
+PENALTIES = {
+    "l1": (R.L1(0.02), lambda w: 0.02 * w.abs().sum()),
+    "l2": (R.L2(0.02), lambda w: 0.01 * w.square().sum()),
+    "elastic_net": (
+        R.ElasticNet(0.02, l1_share=0.3),
+        lambda w: 0.02 * (0.3 * w.abs() + 0.35 * w.square()).sum(),
+    ),
+    "lp": (R.Lp(0.02, p=1.5), lambda w: 0.02 * (w.abs() ** 1.5).sum()),
+}
+
+
+def test_every_penalty_is_compared():
+    assert set(PENALTIES) == set(R.REGULARIZERS)
+
+
+@both_types
+@pytest.mark.parametrize("backend, threads", [("numpy", 1), ("cython", 1), ("cython", 2)])
+@pytest.mark.parametrize("name", PENALTIES)
+def test_penalties(name, backend, threads, dtype):
+    mine, theirs = PENALTIES[name]
+    options = {"backend": backend, "dtype": dtype, "threads": threads}
+    model = ours(
+        loss="mean_squared_error", optimizer=fnn.optimizers.SGD(0.1), penalty=mine, **options
+    )
+    network = Theirs(model, dtype)
+    sgd = torch.optim.SGD(network.weights, 0.1)
+    X, y = data(dtype, "numbers")
+
+    def rows(prediction, target):
+        return squared(prediction, target) + sum(map(theirs, network.kernels))
+
+    compare(model, network, sgd, rows, X, y, dtype=dtype)
 
 
 # ---- losses -------------------------------------------------------------------------------------

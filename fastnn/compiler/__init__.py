@@ -126,8 +126,8 @@ def _emit_update(graph: Graph, size: int, optimizer: Any) -> None:
     with graph.during("update"):
         flat = Tensor("parameters", (size,), region="parameters")
         gradients = Tensor("gradients", (size,), region="gradients")
-        segments = Tensor("segments", (1, 3), type="double", region="table")
-        graph.tables[segments] = np.array([[0.0, size, 0.0]])
+        segments = Tensor("segments", (1, 4), type="double", region="table")
+        graph.tables[segments] = np.array([[0.0, size, 0.0, 0.0]])
         states: list[Tensor | None] = [
             Tensor(name, (size,), region="state", slot=i) for i, name in enumerate(optimizer.state)
         ]
@@ -167,8 +167,11 @@ def compile_program(
         batch,
         item_size("real", dtype),
         threads,
-        # Without an update pass nothing would sum the threads' gradients.
-        can_shard=purpose.kind != "gradients" and not any_threads,
+        # Without an update pass nothing would sum the threads' gradients, and a penalty that is not
+        # part of that pass would be added by each.
+        can_shard=purpose.kind != "gradients"
+        and not any_threads
+        and all(n.op.name != "penalty_gradient" for n in graph.nodes),
         forced=forced,
     )
     if split.mode != "shard":

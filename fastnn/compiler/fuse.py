@@ -7,6 +7,7 @@ Each pass is a function Graph -> Graph that leaves the values of the remaining t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -126,8 +127,16 @@ def fuse_derivative(graph: Graph) -> Graph:
     return graph
 
 
+#: Penalties that the update pass can add to a gradient: (l2, l1) from the factor and parameters.
+DECAYS: dict[str, Callable[..., tuple[float, float]]] = {
+    "l1": lambda factor: (0.0, factor),
+    "l2": lambda factor: (factor, 0.0),
+    "elastic_net": lambda factor, share: (factor * (1 - share), factor * share),
+}
+
+
 def fuse_penalty(graph: Graph) -> Graph:
-    """The gradient of an L2 penalty is added in the pass that updates the parameters."""
+    """The gradient of a simple penalty is added in the pass that updates the parameters."""
     update = next((n for n in graph.nodes if n.op.name == "update"), None)
     if update is None:
         return graph
@@ -138,29 +147,34 @@ def fuse_penalty(graph: Graph) -> Graph:
     nodes = []
     for node in graph.nodes:
         out = node.outputs[0] if node.outputs else None
-        if node.op.name != "l2_gradient" or out is None or out.region != "gradients":
+        decay = DECAYS.get(node.attrs.get("function", ""))
+        penalises = node.op.name == "penalty_gradient" and decay is not None
+        if not penalises or out is None or out.region != "gradients":
             nodes.append(node)
             continue
         gradient, weight = node.inputs
-        assert gradient is not None and weight is not None
+        assert gradient is not None and weight is not None and decay is not None
         swap[gradient] = out
-        table = _insert(table, weight, node.attrs["factor"])
+        table = _insert(table, weight, decay(node.attrs["factor"], *node.attrs["parameters"]))
     fused = graph.with_nodes(nodes).substitute(swap)
-    new = Tensor(segments.name, (len(table), 3), type="double", region="table")
+    new = Tensor(segments.name, (len(table), 4), type="double", region="table")
     fused.tables = {**graph.tables, new: np.array(table)}
     return fused.substitute({segments: new})
 
 
-def _insert(table: list[list[float]], weight: Tensor, factor: float) -> list[list[float]]:
-    """Give one parameter its penalty in the table of runs (start, stop, factor)."""
+def _insert(
+    table: list[list[float]], weight: Tensor, decay: tuple[float, float]
+) -> list[list[float]]:
+    """Give one parameter its penalty in the table of runs (start, stop, l2, l1)."""
     start, stop = float(weight.offset), float(weight.offset + math.prod(weight.shape))
     result: list[list[float]] = []
-    for low, high, old in table:
+    for low, high, *old in table:
         a, b = max(low, start), min(high, stop)
         if a >= b:
-            result.append([low, high, old])
+            result.append([low, high, *old])
             continue
-        pieces = [[low, a, old], [a, b, old + factor], [b, high, old]]
+        both = [x + y for x, y in zip(old, decay, strict=True)]
+        pieces = [[low, a, *old], [a, b, *both], [b, high, *old]]
         result += [piece for piece in pieces if piece[0] < piece[1]]
     return result
 
@@ -198,28 +212,28 @@ def fuse_update(graph: Graph, batch: int) -> Graph:
             s and Tensor(s.name, (size,), region="state", offset=dw.offset, slot=s.slot)
             for s in states
         ]
-        decay = tuple(_factor(table, t.offset) if t else 0.0 for t in (dw, db))
+        decay = tuple(_decay(table, t.offset) if t else (0.0, 0.0) for t in (dw, db))
         table = _remove(table, dw.offset, dw.offset + size)
         op = OPS["dense_update"]
         attrs = update.attrs | {"decay": decay}
         nodes.append(Node(op, (*node.inputs, w, b, *own), (), attrs, node.phase))
     if not table:
         return graph.with_nodes(n for n in nodes if n is not update)
-    new = Tensor(segments.name, (len(table), 3), type="double", region="table")
+    new = Tensor(segments.name, (len(table), 4), type="double", region="table")
     fused = graph.with_nodes(nodes)
     fused.tables = {new: np.array(table)}
     return fused.substitute({segments: new})
 
 
-def _factor(table: list[list[float]], offset: int) -> float:
-    return next(factor for start, stop, factor in table if start <= offset < stop)
+def _decay(table: list[list[float]], offset: int) -> tuple[float, ...]:
+    return next(tuple(decay) for start, stop, *decay in table if start <= offset < stop)
 
 
 def _remove(table: list[list[float]], start: int, stop: int) -> list[list[float]]:
     """The runs of a table without the parameters from start to stop."""
     rest = []
-    for low, high, factor in table:
-        pieces = [[low, min(high, start), factor], [max(low, stop), high, factor]]
+    for low, high, *decay in table:
+        pieces = [[low, min(high, start), *decay], [max(low, stop), high, *decay]]
         rest += [piece for piece in pieces if piece[0] < piece[1]]
     return rest
 

@@ -83,6 +83,7 @@ ctypedef void (*activation_grad_loop)(real*, const real*, const real*, int64_t,
 ctypedef void (*loss_loop)(const real*, const real*, real*, int64_t, const double*) noexcept nogil
 ctypedef void (*optimizer_loop)(real*, const real*, real**, int64_t, const double*) noexcept nogil
 ctypedef void (*per_step_function)(int64_t, double*) noexcept nogil
+ctypedef void (*penalty_loop)(const real*, real*, int64_t, const double*) noexcept nogil
 ctypedef double (*schedule_function)(int64_t, const double*) noexcept nogil
 
 
@@ -124,8 +125,8 @@ kernels = {
     "dropout": <uintptr_t>dropout,
     "gather": <uintptr_t>gather,
     "gather_labels": <uintptr_t>gather_labels,
-    "l2_gradient": <uintptr_t>l2_gradient,
-    "l2_penalty": <uintptr_t>l2_penalty,
+    "penalty": <uintptr_t>penalty,
+    "penalty_gradient": <uintptr_t>penalty_gradient,
     "pointwise_loss": <uintptr_t>pointwise_loss,
     "prepare_update": <uintptr_t>prepare_update,
     "rescale": <uintptr_t>rescale,

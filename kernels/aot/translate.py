@@ -210,14 +210,39 @@ def _schedule(formula) -> str:
     )
 
 
+def _penalty(formula) -> str:
+    name = f"penalty_{formula.name}"
+    declare, names = _parameters(formula)
+    text = ""
+    for suffix, prefix, function in (
+        ("", "f_", formula.function),
+        ("_grad", "d_", formula.companions["derivative"]),
+    ):
+        text += (
+            _function(prefix + name, function, "real")
+            + f"cdef void {name}{suffix}(const real* w, real* out, int64_t n,\n"
+            + "                  const double* p) noexcept nogil:\n"
+            + f"    cdef int64_t i\n{declare}    for i in range(n):\n"
+            + f"        out[i] = {_call(prefix + name, 'w[i]', *names)}\n"
+        )
+    return text
+
+
 _TRANSLATORS = {
     "activation": _activation,
     "loss": _loss,
     "optimizer": _optimizer,
     "schedule": _schedule,
+    "penalty": _penalty,
 }
 #: The companion loop that goes with a formula's own, by kind.
-_COMPANIONS = {"activation": "_grad", "loss": "_grad", "optimizer": "_per_step", "schedule": None}
+_COMPANIONS = {
+    "activation": "_grad",
+    "loss": "_grad",
+    "optimizer": "_per_step",
+    "schedule": None,
+    "penalty": "_grad",
+}
 
 
 def translate() -> str:

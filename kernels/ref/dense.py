@@ -6,6 +6,7 @@ import numpy as np
 
 from ..op import count, op
 from .formulas import REFERENCE
+from .update import add_decay
 
 
 def _dense_gradient(graph, node, dz):
@@ -64,27 +65,27 @@ def dense_dw(x, dz, dw, db):
     sizes=lambda d, attrs, binding: (d["B"], d["I"], d["O"]),
     constants=lambda attrs: (
         *attrs["parameters"],
-        *(0.0,) * (6 - len(attrs["parameters"])),
-        *attrs["decay"],
+        *(0.0,) * (4 - len(attrs["parameters"])),
+        *attrs["decay"][0],
+        *attrs["decay"][1],
     ),
     flops=lambda d: 2.0 * count(d, "B", "I", "O") + 10.0 * count(d, "I", "O"),
     writes=("w", "b", "s0", "s1", "s2", "s3"),
     uses_step=True,
 )
 def dense_update(x, dz, w, b, s0, s1, s2, s3, *, function, parameters, decay, step):
-    """The parameters of a dense layer, updated by x^T dz + decay w and sum dz + decay b
+    """The parameters of a dense layer, updated by x^T dz and sum dz, each with its decay
 
-    State is one array for w, followed by b.
+    A decay is a pair (l2, l1). State is one array for w, followed by b.
     """
     (rule,) = REFERENCE["optimizer"][function]
     states = [s for s in (s0, s1, s2, s3) if s is not None]
     gradients = np.matmul(x.T, dz), None if b is None else np.sum(dz, axis=0)
     start = 0
-    for p, g, factor in zip((w, b), gradients, decay, strict=True):
+    for p, g, factors in zip((w, b), gradients, decay, strict=True):
         if p is None:
             continue
-        if factor:
-            g += p.dtype.type(factor) * p
+        add_decay(g, p, factors)
         own = [s[start : start + p.size].reshape(p.shape) for s in states]
         rule(step.step + 1, p, g, *own, step.rate, *parameters)
         start += p.size

@@ -401,3 +401,20 @@ define(
 )
 define("schedule", "cosine_restarts", _cosine_restarts)
 define("schedule", "one_cycle", _one_cycle)
+
+# ------------------------------------------------------------- penalties: f(w), f'(w)
+
+define("penalty", "l1", np.abs, np.sign)
+define("penalty", "l2", lambda w: w * w / 2, lambda w: w)
+define(
+    "penalty",
+    "elastic_net",
+    lambda w, share: share * np.abs(w) + (1 - share) * w * w / 2,
+    lambda w, share: share * np.sign(w) + (1 - share) * w,
+)
+define(
+    "penalty",
+    "lp",
+    lambda w, p: np.abs(w) ** p,
+    lambda w, p: p * np.sign(w) * np.abs(w) ** (p - 1),
+)

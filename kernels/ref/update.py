@@ -10,6 +10,15 @@ from .formulas import REFERENCE
 PENALTY_BLOCK = 4096  # numbers of one partial sum, as in the compiled kernel
 
 
+def add_decay(g, w, decay):
+    """g + l2 w + l1 sign(w), in place"""
+    l2, l1 = (w.dtype.type(factor) for factor in decay)
+    if l2:
+        g += l2 * w
+    if l1:
+        g += l1 * np.sign(w)
+
+
 @op(
     "->",
     formula="schedule",
@@ -30,36 +39,44 @@ def prepare_update(*, function, parameters, step):
     """Numbers that the update rule needs at this step; the rules here compute their own"""
 
 
+def _penalty_constants(attrs):
+    return attrs["factor"], *attrs["parameters"]
+
+
 @op(
     "w[...] -> parts[P]:double",
+    formula="penalty",
     sizes=lambda d, attrs, binding: (count(d, "..."),),
-    constants=lambda attrs: (attrs["factor"],),
+    constants=_penalty_constants,
     flops=lambda d: 2.0 * count(d, "..."),
     infer={"P": lambda d: -(-count(d, "...") // PENALTY_BLOCK)},
-    penalty_gradient="l2_gradient",
+    penalty_gradient="penalty_gradient",
     shared=True,
 )
-def l2_penalty(w, parts, *, factor):
-    """Sum of parts = factor / 2 sum w^2"""
-    squares = np.square(w, dtype=np.float64).ravel()
-    parts[...] = np.add.reduceat(squares, np.arange(0, squares.size, PENALTY_BLOCK))
-    parts *= 0.5 * factor
+def penalty(w, parts, *, function, parameters, factor):
+    """Sum of parts = factor times the sum of f(w)"""
+    value, _ = REFERENCE["penalty"][function]
+    values = value(w.astype(np.float64).ravel(), *parameters)
+    parts[...] = np.add.reduceat(values, np.arange(0, values.size, PENALTY_BLOCK))
+    parts *= factor
 
 
 @op(
     "dw[...] w[...] -> out[...]",
+    formula="penalty",
     sizes=lambda d, attrs, binding: (count(d, "..."),),
-    constants=lambda attrs: (attrs["factor"],),
+    constants=_penalty_constants,
     flops=lambda d: 2.0 * count(d, "..."),
     in_place={"out": "dw"},
 )
-def l2_gradient(dw, w, out, *, factor):
-    """out = dw + factor w"""
-    np.add(dw, w.dtype.type(factor) * w, out=out)
+def penalty_gradient(dw, w, out, *, function, parameters, factor):
+    """out = dw + factor f'(w)"""
+    _, derivative = REFERENCE["penalty"][function]
+    np.add(dw, w.dtype.type(factor) * derivative(w, *parameters), out=out)
 
 
 @op(
-    "parameters[P] gradients[P] segments[S,3]:double s0?[P] s1?[P] s2?[P] s3?[P] ->",
+    "parameters[P] gradients[P] segments[S,4]:double s0?[P] s1?[P] s2?[P] s3?[P] ->",
     formula="optimizer",
     sizes=lambda d, attrs, binding: (d["P"], binding.copies, d["P"], d["S"]),
     flops=lambda d: 10.0 * d["P"],
@@ -68,12 +85,12 @@ def l2_gradient(dw, w, out, *, factor):
     shared=True,
 )
 def update(w, g, segments, s0, s1, s2, s3, *, function, parameters, step):
-    """w, state = rule(w, g + l2 w, state); segments are rows (start, stop, l2)"""
+    """w, state = rule(w, g + l2 w + l1 sign(w), state); segments are rows (start, stop, l2, l1)"""
     (rule,) = REFERENCE["optimizer"][function]
-    if segments[:, 2].any():
+    if segments[:, 2:].any():
         g = g.copy()
-        for start, stop, factor in segments:
+        for start, stop, *decay in segments:
             span = slice(int(start), int(stop))
-            g[span] += w.dtype.type(factor) * w[span]
+            add_decay(g[span], w[span], decay)
     states = [s for s in (s0, s1, s2, s3) if s is not None]
     rule(step.step + 1, w, g, *states, step.rate, *parameters)
