@@ -15,15 +15,14 @@ import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from fastnn.benchmarks import report
+from fastnn.benchmarks import calls, report
 from fastnn.benchmarks.networks import NETWORKS
-from fastnn.kernels import aot
+from fastnn.kernels import aot, provider
 from fastnn.kernels.aot import executor
 from fastnn.runtime import aligned
 
@@ -68,17 +67,13 @@ class Product:
         """Our kernel as a function of how long to run it, returning seconds per product."""
         step = np.zeros(1, executor.STEP)
         step["scratch"], step["rows"] = scratch.ctypes.data, self.batch
-        call = np.zeros(1, executor.CALL)
-        call["kernel"] = aot.core("float32", aot.choose_isa()).kernels[self.op]
-        call["step"] = step.ctypes.data
-        call["sizes"][0, :3] = self.batch, self.inputs, self.units
         operands = {
             "dense": (self.x, self.w, None, self.out),
             "dense_dx": (self.dz, self.w, None, self.out),
             "dense_dw": (self.x, self.dz, self.out, None),
         }[self.op]
-        for i, operand in enumerate(operands):
-            call["buffers"][0, i] = 0 if operand is None else operand.ctypes.data
+        call = calls.bind(provider.cython("float32"), self.op, operands)
+        call["step"] = step.ctypes.data
         keep = (step, call)
         return lambda seconds: executor.time_kernel(keep[1], seconds)
 
@@ -95,26 +90,12 @@ def _fill(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return array
 
 
-def _repeat(call: Callable[[], object]) -> Callable[[float], float]:
-    """A Python call as a function of how long to run it."""
-
-    def measure(seconds: float) -> float:
-        call()
-        runs, start = 0, time.perf_counter()
-        while (spent := time.perf_counter() - start) < seconds:
-            call()
-            runs += 1
-        return spent / max(runs, 1)
-
-    return measure
-
-
 def libraries(product: Product, scratch: np.ndarray) -> dict[str, Callable[[float], float]]:
     """Ours, NumPy and, where it is installed, PyTorch, all writing the product's result."""
     left, right, out = product.left, product.right, product.out
     found = {
         "fastnn": product.ours(scratch),
-        "numpy": _repeat(lambda: np.matmul(left, right, out=out)),
+        "numpy": calls.repeat(lambda: np.matmul(left, right, out=out)),
     }
     try:
         import torch
@@ -122,7 +103,7 @@ def libraries(product: Product, scratch: np.ndarray) -> dict[str, Callable[[floa
         return found
     torch.set_num_threads(1)
     a, b, c = (torch.from_numpy(array) for array in (left, right, out))
-    found["pytorch"] = _repeat(lambda: torch.mm(a, b, out=c))
+    found["pytorch"] = calls.repeat(lambda: torch.mm(a, b, out=c))
     return found
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -181,6 +182,24 @@ def compare(before: str | Path, after: str | Path) -> str:
         if names := [" ".join(map(str, key)) for key in one if key not in other]:
             lines += ["", f"{title}: {', '.join(names)}"]
     return "\n".join(lines)
+
+
+def print_comparison(before: str | Path, after: str | Path) -> int:
+    """What ``--compare`` of a benchmark does; the exit status."""
+    try:
+        print(compare(before, after))
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def progress(text: str) -> None:
+    """A line on standard error that the next one overwrites, where that is a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    elif text:
+        print(text, file=sys.stderr, flush=True)
 
 
 def _verdict(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

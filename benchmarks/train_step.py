@@ -215,7 +215,7 @@ def measure(network: Network, options: argparse.Namespace) -> list[Outcome]:
     with ExitStack() as stack:
         for peer in options.peers:
             for threads in options.threads:
-                progress(f"{network.name}: checking {peer} with {threads} threads")
+                report.progress(f"{network.name}: checking {peer} with {threads} threads")
                 outcome = Outcome(peer, threads)
                 outcomes.append(outcome)
                 worker = WorkerProcess(peer, threads, network.name)
@@ -226,7 +226,7 @@ def measure(network: Network, options: argparse.Namespace) -> list[Outcome]:
                 else:
                     worker.close()
         for turn in range(options.rounds):
-            progress(f"{network.name}: round {turn + 1} of {options.rounds}")
+            report.progress(f"{network.name}: round {turn + 1} of {options.rounds}")
             # There and back: what drifts within a round falls on every peer alike.
             for outcome, worker in ready if turn % 2 == 0 else reversed(ready):
                 take_turn(worker, outcome, options.seconds)
@@ -243,14 +243,6 @@ def take_turn(worker: WorkerProcess, outcome: Outcome, seconds: float) -> None:
         outcome.status, outcome.reason = "error", reason
         return
     outcome.samples.append(answer["us_per_step"])
-
-
-def progress(text: str) -> None:
-    """A line on standard error that the next one overwrites, where that is a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-    elif text:
-        print(text, file=sys.stderr, flush=True)
 
 
 def best_by_peer(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
@@ -428,19 +420,14 @@ def run(argv: Sequence[str] | None = None) -> int:
     """The benchmark as a command; 1 when a peer was wrong, failed, or was named and is missing."""
     options = parse(argv)
     if options.compare:
-        try:
-            print(report.compare(*options.compare))
-        except (OSError, ValueError) as error:
-            print(error, file=sys.stderr)
-            return 2
-        return 0
+        return report.print_comparison(*options.compare)
     mark = report.fingerprint()
     print(report.describe(mark), flush=True)
     peak = report.fma_peak(options.threads)
     measured: dict[str, list[Outcome]] = {}
     for name in options.networks:
         measured[name] = measure(NETWORKS[name], options)
-        progress("")
+        report.progress("")
         print("\n" + network_table(NETWORKS[name], measured[name], peak), flush=True)
     print("\n## Summary\n\n" + summary_table(measured))
     print("\n## Deviations from float64\n\n" + check_table(measured))

@@ -16,8 +16,10 @@ True
 from . import (
     activations,
     callbacks,
+    constraints,
     datasets,
     ensembles,
+    full_batch,
     initializers,
     inspection,
     layers,
@@ -33,6 +35,7 @@ from ._version import __version__
 from .callbacks import History
 from .checking import check_gradients
 from .layers import Input
+from .layers.merging import average, concatenate, maximum, minimum
 from .model import Model, Sequential
 from .scaling import lsuv
 from .training import NonFiniteLoss
@@ -45,16 +48,22 @@ __all__ = [
     "Sequential",
     "__version__",
     "activations",
+    "average",
     "callbacks",
     "check_gradients",
+    "concatenate",
+    "constraints",
     "datasets",
     "ensembles",
+    "full_batch",
     "initializers",
     "inspection",
     "layers",
     "losses",
     "lsuv",
+    "maximum",
     "metrics",
+    "minimum",
     "optimizers",
     "plots",
     "regularizers",

@@ -1,7 +1,8 @@
 """Activation functions by name, with their parameters.
 
 Every formula of kind activation in ``kernels/scalars.py`` is here under its name, as a function of
-its parameters; ``softmax`` acts on whole rows and has none.
+its parameters; ``softmax`` and ``log_softmax`` act
+on whole rows and have none.
 
 >>> import fastnn as fnn
 >>> fnn.activations.leaky_relu(slope=0.2)
@@ -18,6 +19,15 @@ from .compiler import Graph, Tensor
 from .kernels.formula import FORMULAS
 from .lookup import near_matches
 
+#: Functions of whole rows, each an op of the same name: what they are and where they come from.
+ROW_FUNCTIONS = {
+    "softmax": "f(x)_i = exp(x_i) / sum_j exp(x_j), over each row\n\n"
+    "Source: Bridle, Probabilistic interpretation of feedforward outputs (1990).",
+    "log_softmax": "f(x)_i = x_i - log(sum_j exp(x_j)), over each row\n\n"
+    "The loss that goes with it is 'negative_log_likelihood'.\n\n"
+    "Source: Goodfellow, Bengio & Courville, Deep Learning, section 6.2.2.3.",
+}
+
 #: Other names that the field uses.
 ALIASES = {"linear": "identity", "swish": "silu"}
 
@@ -33,8 +43,8 @@ class ActivationFunction:
         """Emit the op that applies it."""
         if self.name == "identity":
             return x
-        if self.name == "softmax":
-            return graph.emit("softmax", x)[0]
+        if self.name in ROW_FUNCTIONS:
+            return graph.emit(self.name, x)[0]
         return graph.emit("activation", x, function=self.name, parameters=self.parameters)[0]
 
     def __repr__(self) -> str:
@@ -46,7 +56,7 @@ class ActivationFunction:
 
 def names() -> list[str]:
     """All activation functions that can be named."""
-    return [*FORMULAS["activation"], "softmax"]
+    return [*FORMULAS["activation"], *ROW_FUNCTIONS]
 
 
 def make(name: str, **parameters: float) -> ActivationFunction:
@@ -66,7 +76,7 @@ def make(name: str, **parameters: float) -> ActivationFunction:
             f" Known names: {', '.join(sorted(names()))}"
         )
     formula = FORMULAS["activation"].get(name)
-    if formula is None:  # softmax: it has no parameters
+    if formula is None:  # of whole rows: they have no parameters
         if parameters:
             raise TypeError(f"{name}: has no parameter {next(iter(parameters))!r}; it has []")
         return ActivationFunction(name)
@@ -96,14 +106,7 @@ def __getattr__(name: str) -> Any:
 
         function.__name__ = name
         formula = FORMULAS["activation"].get(ALIASES.get(name, name))
-        function.__doc__ = (
-            formulas.documentation(formula)
-            if formula
-            else (
-                "f(x)_i = exp(x_i) / sum_j exp(x_j), over each row\n\n"
-                "Source: Bridle, Probabilistic interpretation of feedforward outputs (1990)."
-            )
-        )
+        function.__doc__ = formulas.documentation(formula) if formula else ROW_FUNCTIONS[name]
         return function
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

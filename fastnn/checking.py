@@ -111,7 +111,7 @@ class GradientCheck:
     Attributes
     ----------
     arrays
-        One `ArrayCheck` for each weight array.
+        One `ArrayCheck` for each weight array that is trained.
     loss
         The training loss at which derivatives were taken.
     tolerance
@@ -256,6 +256,8 @@ def check_gradients(
     rng = np.random.default_rng(0)
     arrays = []
     for placed, gradient in zip(model._need()[0].weights, gradients, strict=True):
+        if not placed.weight.trainable:  # the loss of training does not depend on it
+            continue
         picks = np.arange(gradient.size)
         if gradient.size > samples:
             picks = np.sort(rng.choice(gradient.size, samples, replace=False))

@@ -54,6 +54,19 @@ def number(
     return value
 
 
+def suited(name: str, choice: Any, dims: int | None) -> None:
+    """Raise a ValueError where a constraint or a penalty is not for arrays of ``dims`` dimensions.
+
+    None is for any number of them.
+    """
+    wanted = getattr(choice, "dims", None)
+    if dims is not None and wanted not in (None, dims):
+        raise ValueError(
+            f"{name}: {choice!r} needs an array of {wanted} dimensions, such as a kernel "
+            f"(inputs, units), got one of {dims}"
+        )
+
+
 def numeric(name: str, value: Any) -> np.ndarray:
     """An array of numbers or booleans, without a copy where it is one already.
 

@@ -2,46 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from . import checks
+from .compiler import feed_name
 from .losses import Loss
 
 
 @dataclass(frozen=True)
 class Data:
-    """Arrays of n rows: ``x`` (n, features), ``y`` (n,) labels or (n, units), ``w`` (n, 1)."""
+    """Arrays of n rows: for each input (n, features), for each output (n,) labels or (n, units).
 
-    x: np.ndarray
-    y: np.ndarray
+    ``w`` (n, 1) are the weights of the rows; with ``mixup`` above 0, mixtures are trained on.
+    """
+
+    xs: tuple[np.ndarray, ...]
+    ys: tuple[np.ndarray, ...]
     w: np.ndarray | None
+    mixup: float = 0.0
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.xs[0])
+
+    @property
+    def x(self) -> np.ndarray:
+        """The examples of the only input."""
+        (x,) = self.xs
+        return x
+
+    @property
+    def y(self) -> np.ndarray:
+        """The targets of the only output."""
+        (y,) = self.ys
+        return y
 
     @property
     def feeds(self) -> dict[str, np.ndarray]:
         """The arrays by the names that programs use."""
-        return {"x": self.x, "y": self.y} | ({} if self.w is None else {"w": self.w})
+        feeds = {feed_name("x", i): x for i, x in enumerate(self.xs)}
+        feeds |= {feed_name("y", i): y for i, y in enumerate(self.ys)}
+        return feeds | ({} if self.w is None else {"w": self.w})
 
     @property
-    def labels(self) -> bool:
-        """Whether targets are class numbers."""
-        return self.y.ndim == 1
+    def labels(self) -> tuple[bool, ...]:
+        """Whether targets are class numbers, for each output."""
+        return tuple(y.ndim == 1 for y in self.ys)
+
+    def each(self, change: Callable[[np.ndarray], np.ndarray]) -> Data:
+        """The same change to every array."""
+        w = None if self.w is None else change(self.w)
+        return replace(self, xs=tuple(map(change, self.xs)), ys=tuple(map(change, self.ys)), w=w)
 
     def rows(self, start: int, stop: int) -> Data:
         """A range of rows; nothing is copied."""
-        w = None if self.w is None else self.w[start:stop]
-        return Data(self.x[start:stop], self.y[start:stop], w)
+        return self.each(lambda array: array[start:stop])
 
     def take(self, index: np.ndarray) -> Data:
         """Copies of the rows with these numbers."""
-        w = None if self.w is None else self.w.take(index, axis=0)
-        return Data(self.x.take(index, axis=0), self.y.take(index, axis=0), w)
+        return self.each(lambda array: array.take(index, axis=0))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a user gives for one input, and the shape of an example of it."""
+
+    array: Any
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a user gives for one output, its numbers, and the loss that compares them."""
+
+    array: Any
+    units: int
+    loss: Loss
 
 
 def random_order(bits: np.random.PCG64, n: int) -> np.ndarray:
@@ -59,39 +98,41 @@ def class_by_class(order: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def prepare(
-    x: Any,
-    y: Any,
+    examples: Mapping[str, Examples],
+    targets: Mapping[str, Targets],
     sample_weight: Any,
-    *,
-    shape: tuple[int, ...],
-    units: int,
-    loss: Loss,
+    weight_name: str,
     dtype: str,
     threads: int,
-    names: tuple[str, str, str] = ("X", "y", "sample_weight"),
 ) -> Data:
-    """Check a user's arrays against the model and each other.
+    """Check a user's arrays, by what they are called, against the model and each other.
 
     Raises
     ------
     ValueError, TypeError
         Whatever does not fit; the message names the argument.
     """
-    features = checks.features(names[0], x, shape, dtype, threads)
-    if y is None:
-        raise TypeError(f"{names[1]}: expected targets, got None")
-    raw = checks.numeric(names[1], y)
-    if raw.ndim == 0:
-        raise ValueError(f"{names[1]}: expected one target per row, got a single number")
-    checks.same_length(names[1], raw, names[0], len(features))
-    checks.finite(names[1], raw, dtype)
-    try:
-        targets = loss.targets(raw, units, dtype)
-    except (ValueError, TypeError) as error:
-        message = str(error)
-        renamed = names[1] + message[1:] if message.startswith("y:") else message
-        raise type(error)(renamed) from None
-    return Data(features, targets, _weights(sample_weight, names, len(features), dtype))
+    xs = [checks.features(n, e.array, e.shape, dtype, threads) for n, e in examples.items()]
+    first, rows = next(iter(examples)), len(xs[0])
+    for name, x in zip(examples, xs, strict=True):
+        checks.same_length(name, x, first, rows)
+    ys = []
+    for name, target in targets.items():
+        if target.array is None:
+            raise TypeError(f"{name}: expected targets, got None")
+        raw = checks.numeric(name, target.array)
+        if raw.ndim == 0:
+            raise ValueError(f"{name}: expected one target per row, got a single number")
+        checks.same_length(name, raw, first, rows)
+        checks.finite(name, raw, dtype)
+        try:
+            ys.append(target.loss.targets(raw, target.units, dtype))
+        except (ValueError, TypeError) as error:
+            message = str(error)
+            renamed = name + message[1:] if message.startswith("y:") else message
+            raise type(error)(renamed) from None
+    weights = _weights(sample_weight, weight_name, first, rows, dtype)
+    return Data(tuple(xs), tuple(ys), weights)
 
 
 def take_apart(name: str, value: Any) -> tuple[Any, Any, Any, tuple[str, str, str]]:
@@ -106,16 +147,15 @@ def take_apart(name: str, value: Any) -> tuple[Any, Any, Any, tuple[str, str, st
     return x, y, weights, (f"{name}[0]", f"{name}[1]", f"{name}[2]")
 
 
-def _weights(value: Any, names: tuple[str, ...], n: int, dtype: str) -> np.ndarray | None:
+def _weights(value: Any, name: str, other: str, n: int, dtype: str) -> np.ndarray | None:
     if value is None:
         return None
-    name = names[2]
     array = checks.numeric(name, value)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
         raise ValueError(f"{name}: expected shape (n,), got {array.shape}")
-    checks.same_length(name, array, names[0], n)
+    checks.same_length(name, array, other, n)
     checks.finite(name, array, dtype)
     if array.min() < 0:
         raise ValueError(f"{name}: expected weights of at least 0, got {array.min()}")
@@ -124,6 +164,8 @@ def _weights(value: Any, names: tuple[str, ...], n: int, dtype: str) -> np.ndarr
 
 def class_labels(argument: str, data: Data, loss: Loss) -> np.ndarray:
     """The class of each row, for an argument that needs classes."""
+    if len(data.ys) != 1:
+        raise ValueError(f"{argument}: expected a model of one output, got {len(data.ys)}")
     try:
         return loss.class_labels(data.y)
     except ValueError as error:
@@ -170,6 +212,24 @@ def _class_table(class_weight: Mapping[int, float], classes: int) -> np.ndarray:
             raise ValueError(f"class_weight: label {index} is out of range 0 to {classes - 1}")
         table[index] = checks.number(f"class_weight[{index}]", weight, 0)
     return table
+
+
+#: Least parameter of mixtures above 0. With it nearly every share is 0 or 1 to rounding; far below
+#: it, the numbers that shares are made of underflow.
+LEAST_MIXUP = 0.01
+
+
+def mix_rows(data: Data, mixup: float, units: Sequence[int], dtype: str) -> Data:
+    """The same rows, to be trained on as mixtures: labels become one-hot rows for it."""
+    if mixup < LEAST_MIXUP:
+        raise ValueError(f"mixup: expected 0, or at least {LEAST_MIXUP:g}, got {mixup}")
+    if data.w is not None:
+        raise ValueError("mixup: not together with sample_weight or class_weight")
+    ys = tuple(
+        np.eye(n, dtype=dtype)[y] if is_label else y
+        for y, n, is_label in zip(data.ys, units, data.labels, strict=True)
+    )
+    return replace(data, ys=ys, mixup=mixup)
 
 
 def stratified_split(labels: np.ndarray, held: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

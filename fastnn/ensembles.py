@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from . import checks
 from .model import Model
-from .validation import as_rows, new_models
+from .validation import arguments, as_rows, new_models
 
 
 class Ensemble:
@@ -59,32 +60,47 @@ class Ensemble:
             if not isinstance(model, Model):
                 raise TypeError(f"models[{i}]: expected a Model, got {model!r}")
             try:
-                chain, _ = model._need()
+                shapes.append(_shapes(model))
             except RuntimeError as error:
                 raise RuntimeError(f"models[{i}]: {error}") from None
-            shapes.append((chain.input_shape, chain.output_shape))
             if shapes[i] != shapes[0]:
                 raise ValueError(
                     f"models[{i}]: expected inputs {shapes[0][0]} and outputs {shapes[0][1]} as "
                     f"those of models[0], got {shapes[i][0]} and {shapes[i][1]}"
                 )
 
-    def predict(self, X: Any, *, batch_size: int | None = None) -> np.ndarray:
-        """Mean of the members' outputs, (n, outputs).
+    def predict(self, X: Any, *, batch_size: int | None = None) -> Any:
+        """Mean of the members' outputs, (n, outputs), or of each of several.
 
         Parameters
         ----------
         X, batch_size
             As for ``Model.predict``.
         """
-        total: Any = 0.0
+        totals: dict[Any, Any] = {}
         for model in self.models:
-            outputs = model.predict(X, batch_size=batch_size)
-            total = total + outputs.astype(np.float64)
-        return (total / len(self.models)).astype(outputs.dtype)
+            made = model.predict(X, batch_size=batch_size)
+            outputs = dict(enumerate(made)) if isinstance(made, list) else made
+            outputs = outputs if isinstance(outputs, dict) else {0: outputs}
+            for name, output in outputs.items():
+                totals[name] = totals.get(name, 0.0) + output.astype(np.float64)
+        count = len(self.models)
+        means = {name: (t / count).astype(outputs[name].dtype) for name, t in totals.items()}
+        if isinstance(made, dict):
+            return means
+        return list(means.values()) if isinstance(made, list) else means[0]
 
     def __repr__(self) -> str:
         return f"<Ensemble of {len(self.models)} models>"
+
+
+def _shapes(model: Model) -> tuple[str, str]:
+    """What goes in and what comes out, for comparisons and messages."""
+    network, _ = model._need()
+    outputs = map(str, network.output_shapes)
+    if model._named_outputs:
+        outputs = map(" ".join, zip(model._output_names, outputs, strict=True))
+    return ", ".join(map(str, network.input_shapes)), ", ".join(outputs)
 
 
 def bagging(
@@ -145,13 +161,14 @@ def bagging(
             "validation_split: a bootstrap sample repeats rows, which would be on both sides; "
             f"expected validation_data, got {fit_options['validation_split']!r}"
         )
-    data = as_rows(X, y, sample_weight)
-    n = len(data)
     seeds = [int(raw) for raw in np.random.PCG64(seed).random_raw(members)]
+    made = new_models(make_model, [(s,) for s in seeds])
+    first = next(made)
+    data = as_rows(X, y, sample_weight, first)
+    n = len(data)
     models = []
-    for own_seed, model in zip(seeds, new_models(make_model, [(s,) for s in seeds]), strict=True):
+    for own_seed, model in zip(seeds, chain([first], made), strict=True):
         drawn = np.random.PCG64(own_seed).random_raw(n) % np.uint64(n)
-        sample = data.take(drawn.astype(np.int64))
-        model.fit(sample.x, sample.y, sample_weight=sample.w, **fit_options)
+        model.fit(**arguments(data.take(drawn.astype(np.int64))), **fit_options)
         models.append(model)
     return Ensemble(models)

@@ -146,7 +146,10 @@ class _VarianceScaling(Initializer):
 
 @dataclass(frozen=True)
 class GlorotUniform(_VarianceScaling):
-    """Uniform in +- sqrt(6 / (n + m)). Glorot & Bengio, AISTATS 2010, equation 16."""
+    """Uniform in +- sqrt(6 / (n + m)).
+
+    Source: Glorot & Bengio, AISTATS 2010, equation 16.
+    """
 
     def variance(self, fan_in: int, fan_out: int) -> float:
         return 2 / (fan_in + fan_out)
@@ -154,12 +157,18 @@ class GlorotUniform(_VarianceScaling):
 
 @dataclass(frozen=True)
 class GlorotNormal(GlorotUniform):
-    """Normal with variance 2 / (n + m). Glorot & Bengio, AISTATS 2010, equation 12."""
+    """Normal with variance 2 / (n + m).
+
+    Source: Glorot & Bengio, AISTATS 2010, equation 12.
+    """
 
 
 @dataclass(frozen=True)
 class HeUniform(_VarianceScaling):
-    """Uniform in +- sqrt(6 / n). He et al., Delving deep into rectifiers, ICCV 2015."""
+    """Uniform in +- sqrt(6 / n).
+
+    Source: He et al., Delving deep into rectifiers, ICCV 2015.
+    """
 
     def variance(self, fan_in: int, fan_out: int) -> float:
         return 2 / fan_in
@@ -167,12 +176,18 @@ class HeUniform(_VarianceScaling):
 
 @dataclass(frozen=True)
 class HeNormal(HeUniform):
-    """Normal with variance 2 / n. He et al., ICCV 2015, equation 10."""
+    """Normal with variance 2 / n.
+
+    Source: He et al., ICCV 2015, equation 10.
+    """
 
 
 @dataclass(frozen=True)
 class LeCunUniform(_VarianceScaling):
-    """Uniform in +- sqrt(3 / n). LeCun et al., Efficient BackProp (1998), equation 16."""
+    """Uniform in +- sqrt(3 / n).
+
+    Source: LeCun et al., Efficient BackProp (1998), equation 16.
+    """
 
     def variance(self, fan_in: int, fan_out: int) -> float:
         return 1 / fan_in

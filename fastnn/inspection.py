@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,9 +17,8 @@ from .callbacks import History
 from .kernels.ref import REFERENCE
 from .layers import Input, Layer
 from .model import Model, Sequential
-from .network import Chain
+from .network import Network
 from .report import Table
-from .runtime import aligned
 from .training import NonFiniteLoss
 
 SomeModel = TypeVar("SomeModel", bound=Model)
@@ -45,22 +44,14 @@ def copy_of(model: SomeModel, dtype: str | None = None) -> SomeModel:
     """
     expect_model(model)
     made = copy(model)
-    made._layers = list(model._layers)
+    if isinstance(made, Sequential) and isinstance(model, Sequential):
+        made._layers = model.layers
     made._runners, made.history, made.stop_training = {}, History(), False
     made._dtype = dtype or model._dtype
     if model._compiled:
         made.optimizer = copy(model.optimizer)
     if model._state is not None:
-        parameters, *slots = (
-            _converted(a, made._dtype) for a in (model._state.parameters, *model._state.slots)
-        )
-        made._state = replace(model._state, parameters=parameters, slots=slots)
-    return made
-
-
-def _converted(array: np.ndarray, dtype: str) -> np.ndarray:
-    made = aligned(array.size, dtype)
-    made[:] = array
+        made._state = model._state.copy(made._dtype)
     return made
 
 
@@ -118,7 +109,7 @@ def layer_names(model: Sequential) -> list[str]:
     return [f"{layer.kind}_{i}" for i, layer in enumerate(_chain(model, compiled=False).layers)]
 
 
-def _chain(model: Sequential, compiled: bool = True) -> Chain:
+def _chain(model: Sequential, compiled: bool = True) -> Network:
     expect_model(model, Sequential)
     return model._need(compiled)[0]
 
@@ -300,7 +291,7 @@ def _norm(arrays: list[np.ndarray]) -> float:
     return math.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays))
 
 
-def _sizes(chain: Chain) -> list[int]:
+def _sizes(chain: Network) -> list[int]:
     """Number of weights of each layer."""
     sizes = [0] * len(chain.layers)
     for placed in chain.weights:
@@ -467,13 +458,12 @@ def learning_rate_range_test(
     steps = checks.positive_int("steps", steps, least=10)
     batch_size = checks.positive_int("batch_size", batch_size)
     model = copy_of(model)
-    model._prepare(X, y, None)  # its messages name rows of X, not of a batch
-    X, y = checks.numeric("X", X), checks.numeric("y", y)
-    batch_size = min(batch_size, len(X))
+    data = model._prepare(X, y, None)
+    batch_size = min(batch_size, len(data))
 
     rng = np.random.default_rng(model.seed)
-    epochs = -(-steps * batch_size // len(X))
-    order = np.concatenate([rng.permutation(len(X)) for _ in range(epochs)])
+    epochs = -(-steps * batch_size // len(data))
+    order = np.concatenate([rng.permutation(len(data)) for _ in range(epochs)])
     rates = np.geomspace(low, high, steps)
     losses: list[float] = []
     best = math.inf
@@ -481,7 +471,7 @@ def learning_rate_range_test(
         rows = order[step * batch_size : (step + 1) * batch_size]
         model.optimizer.learning_rate = float(rate)
         try:
-            losses.append(model.train_on_batch(X[rows], y[rows]))
+            losses.append(model._train_step(data.take(rows))["loss"])
         except NonFiniteLoss:
             losses.append(math.nan)
             break

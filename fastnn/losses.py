@@ -22,6 +22,8 @@ class Loss:
 
     name: str
     functions: tuple[str, ...] = ()  # the scalar formulas that it stands for
+    takes_labels = False  # class numbers are welcome as targets
+    of_classes = False  # the largest output is the answer
 
     @property
     def threshold(self) -> float:
@@ -105,6 +107,7 @@ class PointwiseLoss(Loss):
             weights,
             function=self.function,
             parameters=self.parameters,
+            mean=True,
         )
         return rows
 
@@ -144,19 +147,37 @@ class CrossEntropy(Loss):
     ----------
     from_logits
         The model's output is the logits z: apply the softmax in the loss.
+    label_smoothing
+        Share s in [0, 1) of each target that goes to all classes alike: t (1 - s) + s / classes.
+        Integer labels become rows of numbers for it.
 
-    Source: Bishop, Pattern Recognition and Machine Learning, equation 4.108.
+    Source: Bishop, Pattern Recognition and Machine Learning, equation 4.108; Szegedy et al.,
+    Rethinking the Inception architecture, CVPR 2016, section 7 (smoothing).
     """
 
     name = "cross_entropy"
+    takes_labels = of_classes = True
 
-    def __init__(self, from_logits: bool = False) -> None:
+    def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0) -> None:
         self.from_logits = bool(from_logits)
+        self.label_smoothing = checks.number(
+            "label_smoothing", label_smoothing, 0, 1, open_high=True
+        )
+        self.takes_labels = not self.label_smoothing
 
     def targets(self, y: np.ndarray, units: int, dtype: str) -> np.ndarray:
+        targets = self._class_targets(y, units, dtype)
+        share = self.label_smoothing
+        if not share:
+            return targets
+        if targets.ndim == 1:
+            targets = np.eye(units, dtype=dtype)[targets]
+        return targets * targets.dtype.type(1 - share) + targets.dtype.type(share / units)
+
+    def _class_targets(self, y: np.ndarray, units: int, dtype: str) -> np.ndarray:
         if units < 2:
             raise ValueError(
-                f"loss: cross_entropy needs at least 2 outputs, the model has {units}; for one "
+                f"loss: {self.name} needs at least 2 outputs, the model has {units}; for one "
                 "output of a yes-or-no question use 'binary_cross_entropy'"
             )
         if y.ndim == 1 or (y.ndim == 2 and y.shape[1] == 1):
@@ -178,12 +199,129 @@ class CrossEntropy(Loss):
     ) -> Tensor:
         operands = prediction, target.labels, target.targets, weights
         if self.from_logits:
-            return graph.emit("softmax_cross_entropy", *operands)[0]
+            return graph.emit("softmax_cross_entropy", *operands, divergence=False)[0]
         # Probabilities of zero are taken for the smallest that float32 tells from it near one.
         return graph.emit("cross_entropy", *operands, floor=1e-7)[0]
 
     def __repr__(self) -> str:
-        return f"CrossEntropy(from_logits={self.from_logits})"
+        smoothing = f", label_smoothing={self.label_smoothing:g}" if self.label_smoothing else ""
+        return f"CrossEntropy(from_logits={self.from_logits}{smoothing})"
+
+
+class _OfClasses(CrossEntropy):
+    """What losses of classes share: labels or one-hot rows as targets, and no options."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class NegativeLogLikelihood(_OfClasses):
+    """-sum t l over the classes, for outputs l that are log-probabilities: those of log_softmax.
+
+    With a ``log_softmax`` output the two become one op on the logits, the same as the softmax and
+    `CrossEntropy` become.
+
+    Source: Bishop, Pattern Recognition and Machine Learning, equation 4.108.
+    """
+
+    name = "negative_log_likelihood"
+
+    def emit(
+        self, graph: Graph, prediction: Tensor, target: Target, weights: Tensor | None
+    ) -> Tensor:
+        operands = prediction, target.labels, target.targets, weights
+        return graph.emit("negative_log_likelihood", *operands)[0]
+
+
+class KLDivergence(_OfClasses):
+    """sum t log(t / p) over the classes: what an observer who expects p learns from t.
+
+    Its gradient is that of `CrossEntropy`, from which it differs by the entropy of the targets; for
+    integer labels that is 0. With a softmax output the two become one op on the logits.
+
+    Source: Kullback & Leibler, On information and sufficiency (1951).
+    """
+
+    name = "kl_divergence"
+    functions = ("kl_divergence",)
+
+    def emit(
+        self, graph: Graph, prediction: Tensor, target: Target, weights: Tensor | None
+    ) -> Tensor:
+        if target.labels is not None:
+            return super().emit(graph, prediction, target, weights)
+        return graph.emit(
+            "pointwise_loss", prediction, None, target.targets, weights,
+            function="kl_divergence", parameters=(), mean=False,
+        )[0]  # fmt: skip
+
+
+class MulticlassHinge(_OfClasses):
+    """sum over the wrong classes of max(0, margin + z - z_right), of outputs z that are scores.
+
+    All wrong classes that are too close count (Weston & Watkins), not only the closest (Crammer &
+    Singer; Keras's categorical hinge). PyTorch divides the sum by the number of classes.
+
+    Parameters
+    ----------
+    margin
+        By how much the right class is to lead, > 0.
+
+    Source: Weston & Watkins, Support vector machines for multi-class pattern recognition (1999).
+    """
+
+    name = "multiclass_hinge"
+    squared = False
+
+    def __init__(self, margin: float = 1.0) -> None:
+        super().__init__()
+        self.margin = checks.number("margin", margin, 0, open_low=True)
+
+    def emit(
+        self, graph: Graph, prediction: Tensor, target: Target, weights: Tensor | None
+    ) -> Tensor:
+        operands = prediction, target.labels, target.targets, weights
+        return graph.emit("multiclass_hinge", *operands, margin=self.margin, squared=self.squared)[
+            0
+        ]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(margin={self.margin:g})"
+
+
+class SquaredMulticlassHinge(MulticlassHinge):
+    """sum over the wrong classes of max(0, margin + z - z_right)^2, of outputs z that are scores.
+
+    Parameters
+    ----------
+    margin
+        By how much the right class is to lead, > 0.
+
+    Source: Tang, Deep learning using linear support vector machines (2013).
+    """
+
+    name = "squared_multiclass_hinge"
+    squared = True
+
+
+class CosineProximity(Loss):
+    """Minus the cosine of the angle between the outputs and the targets, both (n, outputs).
+
+    It is between -1 (the same direction) and 1. Lengths do not matter; those below 1e-7 count as
+    1e-7.
+
+    Source: Singhal, Modern information retrieval: a brief overview (2001).
+    """
+
+    name = "cosine_proximity"
+
+    def emit(
+        self, graph: Graph, prediction: Tensor, target: Target, weights: Tensor | None
+    ) -> Tensor:
+        return graph.emit("cosine_proximity", prediction, None, target.targets, weights)[0]
 
 
 class BinaryCrossEntropy(PointwiseLoss):
@@ -236,6 +374,11 @@ _WRITTEN: tuple[type[Loss], ...] = (
     MeanAbsoluteError,
     CrossEntropy,
     BinaryCrossEntropy,
+    NegativeLogLikelihood,
+    KLDivergence,
+    MulticlassHinge,
+    SquaredMulticlassHinge,
+    CosineProximity,
 )
 _COVERED = {name for c in _WRITTEN for name in c.functions}
 
@@ -248,8 +391,24 @@ LOSSES: dict[str, type[Loss]] = {c.name: c for c in _WRITTEN} | {
 globals().update({c.__name__: c for c in LOSSES.values()})
 
 
+#: Other names that the field uses. Labels or one-hot rows: the targets show which they are.
+ALIASES = {
+    "categorical_cross_entropy": "cross_entropy",
+    "sparse_categorical_cross_entropy": "cross_entropy",
+    "categorical_crossentropy": "cross_entropy",
+    "sparse_categorical_crossentropy": "cross_entropy",
+    "binary_crossentropy": "binary_cross_entropy",
+    "mse": "mean_squared_error",
+    "mae": "mean_absolute_error",
+    "kullback_leibler_divergence": "kl_divergence",
+    "nll": "negative_log_likelihood",
+}
+
+
 def get(value: Any) -> Loss:
     """The loss that a name or object stands for."""
+    if isinstance(value, str):
+        value = ALIASES.get(value, value)
     return resolve("loss", value, LOSSES, Loss)
 
 

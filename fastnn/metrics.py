@@ -32,7 +32,7 @@ class Accuracy(Metric):
     name = "accuracy"
 
     def emit(self, graph: Graph, prediction: Tensor, target: Target, loss: Any) -> Tensor:
-        if target.labels is not None or loss.name == "cross_entropy":
+        if target.labels is not None or loss.of_classes:
             (rows,) = graph.emit("accuracy", prediction, target.labels, target.targets)
             return rows
         return _pointwise(graph, "binary_match", prediction, target, (loss.threshold,))
@@ -62,6 +62,7 @@ def _pointwise(
         outputs=(True, False),
         function=function,
         parameters=parameters,
+        mean=True,
     )
     return rows
 

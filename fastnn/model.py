@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,12 +13,22 @@ import numpy as np
 from . import callbacks as callback_module
 from . import checks, losses, optimizers
 from .batches import Batches
-from .compiler import Purpose, available_threads, compile_program
-from .data import Data, class_labels, prepare, stratified_split, take_apart, weigh_classes
-from .layers import Input, Layer
+from .compiler import Head, Purpose, available_threads, compile_program, feed_name
+from .data import (
+    Data,
+    Examples,
+    Targets,
+    class_labels,
+    mix_rows,
+    prepare,
+    stratified_split,
+    take_apart,
+    weigh_classes,
+)
+from .layers import Input, Layer, Symbol
 from .lookup import near_matches
 from .metrics import get as resolve_metric
-from .network import Chain
+from .network import Network, chain
 from .report import Table, describe_layers, describe_program, profile_program
 from .runtime import BACKENDS, Runner, State, aligned, make_runner, most_threads
 from .training import History, Loop, NonFiniteLoss, Progress, summarise
@@ -28,7 +40,22 @@ EVALUATION_BATCH = 512
 
 
 class Model:
-    """Base of all models: everything but how layers are joined.
+    """A graph of layers, from inputs to outputs.
+
+    Layers are called on `Input` objects and on what other layers make of them. A layer that is
+    called several times has its weights once; their gradients are added.
+
+    Parameters
+    ----------
+    inputs
+        An `Input` or several. With several, X is a list of arrays, or a dict by their names.
+    outputs
+        What is predicted: the result of a layer, a list of them, or a dict of names. With several,
+        ``y`` and predictions are lists, or dicts if names were given, and logs have
+        ``NAME_loss`` beside the total; without names they are ``output_0``, ``output_1``, ...
+    seed
+        Of everything random: initial weights, shuffling, dropout. The same seed gives the same
+        result, bit for bit, on the same number of threads.
 
     Attributes
     ----------
@@ -36,22 +63,78 @@ class Model:
         The `History` of the last ``fit``, also when it was interrupted.
     stop_training
         Set to True by a callback to end training after the epoch.
+
+    Raises
+    ------
+    TypeError
+        Not inputs, or not what layers make of them.
+    ValueError
+        An input that leads to no output, an output that does not come from the inputs, or layers
+        that do not fit.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> x = fnn.Input(16)
+    >>> hidden = fnn.layers.Dense(16, "relu")(x)
+    >>> hidden = hidden + fnn.layers.Dense(16, "relu")(hidden)  # a skip connection
+    >>> model = fnn.Model(x, fnn.layers.Dense(3, "softmax")(hidden))
+    >>> model.count_parameters()
+    595
+
+    Source: He et al., Deep residual learning for image recognition, CVPR 2016 (skip connections).
     """
 
     _input: Input | None = None
 
-    def __init__(self, layers: Sequence[Layer], seed: int) -> None:
-        self._layers = list(layers)
+    def __init__(self, inputs: Any, outputs: Any, *, seed: int = 0) -> None:
+        self._begin(seed)
+        ins = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        for i, symbol in enumerate(ins):
+            if not isinstance(symbol, Input):
+                raise TypeError(f"inputs: expected Input objects, got {symbol!r} at {i}")
+            if symbol in ins[:i]:
+                raise ValueError(f"inputs: {symbol!r} is there twice")
+        if not ins:
+            raise ValueError("inputs: expected at least one Input, got none")
+        outs = outputs if isinstance(outputs, Mapping) else _numbered(outputs)
+        for name, symbol in outs.items():
+            if not isinstance(symbol, Symbol):
+                raise TypeError(
+                    f"outputs: expected what a layer makes of the inputs, got {symbol!r} for {name}"
+                )
+            if not isinstance(name, str) or not name or f"{name}_".startswith("val_"):
+                raise ValueError(
+                    "outputs: expected names that are not empty, and not 'val' or 'val_...', which "
+                    f"logs have of validation, got {name!r}"
+                )
+        if not outs:
+            raise ValueError("outputs: expected at least one, got none")
+        self._output_names = list(outs)
+        self._named_outputs = isinstance(outputs, Mapping)
+        network = Network(ins, list(outs.values()))
+        if len(set(network.input_names)) < len(ins):
+            raise ValueError(f"inputs: expected different names, got {network.input_names}")
+        self._set_network(network)
+
+    def _begin(self, seed: int) -> None:
+        """What every model has before it has layers."""
         self.seed = checks.positive_int("seed", seed, least=0)
         if self.seed >= 1 << 64:
             raise ValueError(f"seed: expected less than 2**64, got {seed}")
         self.history = History()
         self.stop_training = False
-        self._chain: Chain | None = None
+        self._output_names = ["output_0"]
+        self._named_outputs = False
+        self._chain: Network | None = None
         self._state: State | None = None
         self._compiled = False
         self._dtype = "float32"
         self._runners: dict[Any, Runner] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: without what points to native memory and is made on demand."""
+        return self.__dict__ | {"_runners": {}}
 
     # ------------------------------------------------------------------ building and compiling
 
@@ -73,33 +156,36 @@ class Model:
         """
         shape = Input(input_shape).shape
         if self._chain is not None:
-            if self._chain.input_shape != shape:
-                raise ValueError(
-                    f"input_shape: the model is built for {self._chain.input_shape}, got {shape}"
-                )
+            if self._chain.input_shapes != [shape]:
+                built = ", ".join(map(str, self._chain.input_shapes))
+                raise ValueError(f"input_shape: the model is built for {built}, got {shape}")
             return
-        self._chain = self._make_chain(shape)
+        self._set_network(self._make_network(shape))
+
+    def _set_network(self, network: Network) -> None:
+        self._chain = network
         try:
             self._make_state()
         except ValueError:  # an initializer that does not suit the shape of its weights
             self._chain = None
             raise
 
-    def _make_chain(self, shape: tuple[int, ...]) -> Chain:
-        if not self._layers:
-            raise ValueError("layers: the model has no layers")
-        return Chain(self._layers, shape)
+    def _make_network(self, shape: tuple[int, ...]) -> Network:
+        raise TypeError(f"{type(self).__name__} does not say how its layers are joined")
 
     def _make_state(self) -> None:
         assert self._chain is not None
         old = self._state
         parameters = aligned(self._chain.size, self._dtype)
-        parameters[:] = (
-            self._chain.initial(self.seed, self._dtype) if old is None else old.parameters
+        buffers = aligned(self._chain.buffers, self._dtype)
+        parameters[:], buffers[:] = (
+            self._chain.initial(self.seed, self._dtype)
+            if old is None
+            else (old.parameters, old.buffers)
         )
-        slots = len(self.optimizer.state) if self._compiled else 0
+        slots = len(self.optimizer.slots) if self._compiled else 0
         made = [aligned(self._chain.size, self._dtype) for _ in range(slots)]
-        self._state = State(parameters, made, self.seed)
+        self._state = State(parameters, made, self.seed, buffers=buffers)
         self._runners.clear()
 
     def compile(
@@ -108,6 +194,7 @@ class Model:
         optimizer: Any = "adam",
         metrics: Any = (),
         *,
+        loss_weights: Any = None,
         backend: str = "auto",
         threads: int | None = None,
         dtype: str = "float32",
@@ -120,9 +207,13 @@ class Model:
         Parameters
         ----------
         loss, optimizer
-            Names or objects of ``fnn.losses`` and ``fnn.optimizers``.
+            Names or objects of ``fnn.losses`` and ``fnn.optimizers``. A model of several outputs
+            takes one loss for all, or a list or a dict with one for each.
         metrics
-            One or several names or objects of ``fnn.metrics``.
+            One or several names or objects of ``fnn.metrics``; for several outputs also a dict.
+        loss_weights
+            Weight of each output's loss in the sum that is minimised, > 0: a list or a dict. 1 by
+            default.
         backend
             ``"cython"`` (compiled kernels), ``"numpy"`` (readable, the baseline), or ``"auto"``,
             which is ``"cython"``.
@@ -140,8 +231,8 @@ class Model:
         ValueError, TypeError
             An unknown name (the message has the near matches) or an impossible choice.
         """
-        new_loss, new_optimizer = losses.get(loss), optimizers.get(optimizer)
-        listed = [metrics] if isinstance(metrics, str) or not _is_sequence(metrics) else metrics
+        heads = self._make_heads(loss, metrics, loss_weights)
+        new_optimizer = optimizers.get(optimizer)
         if backend not in BACKENDS:
             raise ValueError(
                 f"backend: unknown name {backend!r}.{near_matches(str(backend), list(BACKENDS))}"
@@ -160,15 +251,45 @@ class Model:
             raise ValueError(
                 f"deterministic: expected None or 'any-threads', got {deterministic!r}"
             )
-        self.metrics = tuple(resolve_metric(m) for m in listed)
-        self.loss, self.optimizer = new_loss, new_optimizer
+        self.heads, self.optimizer = heads, new_optimizer
         self.backend, self.threads, self.deterministic = name, threads, deterministic
         self._dtype = dtype
         self._compiled = True
         if self._chain is not None:
             self._make_state()
 
-    def _need(self, compiled: bool = True) -> tuple[Chain, State]:
+    def _make_heads(self, loss: Any, metrics: Any, weights: Any) -> tuple[Head, ...]:
+        """The loss and the metrics of each output."""
+        names = self._output_names
+        chosen = [losses.get(one) for one in _for_each("loss", loss, names)]
+        if isinstance(metrics, Mapping):  # outputs left out have none
+            if not set(metrics) <= set(names):
+                raise ValueError(f"metrics: expected names among {names}, got {list(metrics)}")
+            listed = [metrics.get(name, ()) for name in names]
+        else:
+            listed = [metrics] * len(names)
+        factors = _for_each("loss_weights", 1.0 if weights is None else weights, names)
+        return tuple(
+            Head(
+                loss=one,
+                metrics=tuple(resolve_metric(m) for m in (some if _is_sequence(some) else [some])),
+                name=name if len(names) > 1 else "",
+                weight=checks.number("loss_weights", factor, 0, open_low=True),
+            )
+            for name, one, some, factor in zip(names, chosen, listed, factors, strict=True)
+        )
+
+    @property
+    def loss(self) -> losses.Loss:
+        """The loss in use; of several outputs, that of the first."""
+        return self.heads[0].loss
+
+    @property
+    def metrics(self) -> tuple[Any, ...]:
+        """The metrics in use; of several outputs, those of the first."""
+        return self.heads[0].metrics
+
+    def _need(self, compiled: bool = True) -> tuple[Network, State]:
         if compiled and not self._compiled:
             raise RuntimeError("the model is not compiled: call compile(loss=..., optimizer=...)")
         if self._chain is None and self._input is not None:
@@ -186,18 +307,22 @@ class Model:
         its own.
         """
         chain, state = self._need()
+        with_metrics = kind in ("train", "evaluate")
+        labels = data.labels if data is not None else ()
         purpose = Purpose(
             kind,
-            labels=data is not None and data.labels,
+            tuple(
+                replace(head, labels=is_label, metrics=head.metrics if with_metrics else ())
+                for head, is_label in zip(self.heads, labels, strict=bool(labels))
+            ),
             weighted=data is not None and data.w is not None,
-            loss=self.loss,
-            metrics=self.metrics if kind in ("train", "evaluate") else (),
             optimizer=self.optimizer if kind == "train" else None,
+            mixup=data.mixup if data is not None and kind == "train" else 0.0,
         )
         rate = self.optimizer.learning_rate if kind == "train" else None
         key = (
-            kind, purpose.labels, purpose.weighted, batch, rate,
-            self.optimizer.parameters if kind == "train" else (),
+            kind, labels, purpose.weighted, purpose.mixup, batch, rate,
+            self.optimizer.options if kind == "train" else (),
         )  # fmt: skip
         if key not in self._runners:
             program = compile_program(
@@ -226,7 +351,7 @@ class Model:
     ) -> Data:
         """Check data against the model; the first data that pass decide the shape of a model."""
         if not self._compiled or self._chain is not None or self._input is not None:
-            chain, _ = self._need()
+            network, _ = self._need()
         else:
             array = checks.numeric(names[0], x)
             if array.ndim < 2 or array.size == 0:
@@ -234,13 +359,38 @@ class Model:
                     f"{names[0]}: expected examples in rows, shape (n, ...) with n > 0, got "
                     f"{array.shape}{', which is empty' if array.ndim > 1 else ''}"
                 )
-            chain = self._make_chain(array.shape[1:])
+            network = self._make_network(array.shape[1:])
         data = prepare(
-            x, y, sample_weight, shape=chain.input_shape, units=chain.output_shape[-1],
-            loss=self.loss, dtype=self._dtype, names=names, threads=self._most_threads(),
+            self._examples(names[0], x, network),
+            self._targets(names[1], y, network),
+            sample_weight, names[2], self._dtype, self._most_threads(),
         )  # fmt: skip
-        self.build(chain.input_shape)
+        if self._chain is None:
+            self._set_network(network)
         return data
+
+    def _examples(self, name: str, x: Any, network: Network) -> dict[str, Examples]:
+        """The arrays of each input, by what they are called in messages."""
+        shapes = network.input_shapes
+        by_name = isinstance(x, Mapping) and network.inputs[0].name is not None
+        if len(shapes) == 1 and not by_name:
+            return {name: Examples(x, shapes[0])}
+        arrays = _apart(name, x, network.input_names)
+        return {
+            key: Examples(array, shape)
+            for (key, array), shape in zip(arrays.items(), shapes, strict=True)
+        }
+
+    def _targets(self, name: str, y: Any, network: Network) -> dict[str, Targets]:
+        """The targets of each output, by what they are called in messages."""
+        units = [math.prod(shape) for shape in network.output_shapes]
+        if len(units) == 1 and not (isinstance(y, Mapping) and self._named_outputs):
+            return {name: Targets(y, units[0], self.loss)}
+        arrays = _apart(name, y, self._output_names)
+        return {
+            key: Targets(array, n, head.loss)
+            for (key, array), n, head in zip(arrays.items(), units, self.heads, strict=True)
+        }
 
     # ------------------------------------------------------------------ training
 
@@ -251,11 +401,13 @@ class Model:
         *,
         batch_size: int | None = None,
         epochs: int = 1,
+        optimizer: Any = None,
         validation_data: tuple | None = None,
         validation_split: float = 0.0,
         stratify: bool = False,
         sample_weight: Any = None,
         class_weight: Mapping[int, float] | str | None = None,
+        mixup: float = 0.0,
         shuffle: bool = True,
         callbacks: Any = None,
         initial_epoch: int = 0,
@@ -275,6 +427,13 @@ class Model:
             counts.
         epochs, initial_epoch
             Train from epoch ``initial_epoch`` up to, not including, ``epochs``.
+        optimizer
+            Train on all rows at once, by ``"lbfgs"``, ``"cg"``, ``"newton_cg"`` or an object of
+            ``fnn.full_batch``, instead of by the optimizer of ``compile``, whose state stays as it
+            is. An epoch is one iteration of the method; where it has converged there are fewer, and
+            none at an optimum. The history has loss and metrics after each iteration. Not together
+            with ``batch_size``; ``shuffle`` is ignored, and weights that a callback sets before the
+            end are overwritten. Needs SciPy.
         validation_data
             ``(X, y)`` or ``(X, y, sample_weight)``, evaluated after each epoch.
         validation_split
@@ -290,6 +449,11 @@ class Model:
             out have 1. ``"balanced"`` gives every class the same total weight: n / (number of
             classes present * rows of the class) for each of its rows (King & Zeng, Logistic
             regression in rare events data, 2001).
+        mixup
+            Above 0, train on mixtures s a + (1 - s) b of two rows of the batch and of their
+            targets, with one s a step from the beta distribution of parameters (mixup, mixup); at
+            most 4, and 0.1 to 0.4 are usual. Labels become one-hot rows for it (Zhang et al.,
+            mixup: beyond empirical risk minimization, ICLR 2018).
         shuffle
             Draw a new order of the rows for each epoch.
         callbacks
@@ -337,14 +501,32 @@ class Model:
             )
         if batch_size is not None:
             checks.positive_int("batch_size", batch_size)
+        method = None
+        if optimizer is not None:
+            from . import full_batch  # which imports this module
+
+            method = full_batch.get(optimizer)
+            if batch_size is not None:
+                raise ValueError(
+                    "batch_size: expected None together with optimizer, for which all rows are one "
+                    f"batch, got {batch_size}"
+                )
         listed = callback_module.check(callbacks)
         data = self._prepare(X, y, sample_weight)
         data, held_out = self._hold_out(data, split, stratify)
         if validation_data is not None:
             held_out = self._prepare(*take_apart("validation_data", validation_data))
         if class_weight is not None:
-            units = self._need()[0].output_shape[-1]
+            units = math.prod(self._need()[0].output_shapes[0])
             data = weigh_classes(data, class_weight, loss=self.loss, units=units, dtype=self._dtype)
+        if method is not None:
+            return full_batch.train(
+                method, self, data, range(initial_epoch, epochs), listed,
+                self._validator(held_out), verbose,
+            )  # fmt: skip
+        if checks.number("mixup", mixup, 0, 4):
+            shapes = self._need()[0].output_shapes
+            data = mix_rows(data, float(mixup), [math.prod(s) for s in shapes], self._dtype)
         batch = self._batch(batch_size, len(data))
         runner = self._runner("train", data, batch)
         validate = self._validator(held_out)
@@ -525,14 +707,16 @@ class Model:
         Returns
         -------
         (float, list of arrays)
-            The arrays are copies, shaped and ordered as in ``get_weights``.
+            The arrays are copies, shaped and ordered as in ``get_weights``; those that are not
+            trained have a gradient of zero.
         """
         data = self._prepare(X, y, sample_weight)
         chain, _ = self._need()
         runner = self._runner("gradients", data, len(data))
         totals = np.zeros((1, len(runner.program.sums)))
         runner.run(data.feeds, totals, rows=len(data), batch=len(data), last=1)
-        gradients = [g.copy() for g in chain.views(runner.gradients())]
+        flat = runner.gradients().copy()
+        gradients = chain.views(flat, np.zeros(chain.buffers, flat.dtype))
         return summarise(runner, totals[0], len(data))["loss"], gradients
 
     # ------------------------------------------------------------------ using
@@ -560,8 +744,10 @@ class Model:
         runner.run_all(data.feeds, totals, rows=len(data), batch=batch)
         return summarise(runner, totals[0], len(data))
 
-    def predict(self, X: Any, *, batch_size: int | None = None) -> np.ndarray:
+    def predict(self, X: Any, *, batch_size: int | None = None) -> Any:
         """Outputs for all rows, (n, outputs), of the model's number type.
+
+        For several outputs, a list of such arrays, or a dict if the outputs have names.
 
         Parameters
         ----------
@@ -572,26 +758,92 @@ class Model:
         """
         if batch_size is not None:
             checks.positive_int("batch_size", batch_size)
-        chain, _ = self._need()
-        x = checks.features("X", X, chain.input_shape, self._dtype, self._most_threads())
-        batch = min(batch_size or EVALUATION_BATCH, len(x))
-        runner = self._runner("predict", None, batch)
-        out = np.empty((len(x), runner.program.outputs), self._dtype)
-        runner.run_all({"x": x, "out": out}, np.zeros((1, 0)), rows=len(x), batch=batch)
-        return out.reshape(len(x), *chain.output_shape)
+        network, _ = self._need()
+        data = prepare(
+            self._examples("X", X, network), {}, None, "", self._dtype, self._most_threads()
+        )
+        batch = min(batch_size or EVALUATION_BATCH, len(data))
+        made = self._stored(self._runner("predict", None, batch), data, batch)
+        found = self._shaped(made, network.output_shapes)
+        if self._named_outputs:
+            return dict(zip(self._output_names, found, strict=True))
+        return found if len(found) > 1 else found[0]
+
+    def input_gradients(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Any:
+        """Derivatives by the numbers of X, as the model predicts (nothing is dropped).
+
+        Parameters
+        ----------
+        X
+            Examples (n, ...), as for ``fit``.
+        y
+            None: each row has the gradient of the sum of the outputs for it. Targets: the gradient
+            of the loss of all rows as one batch, without penalties.
+        sample_weight
+            As for ``fit``, with targets.
+
+        Returns
+        -------
+        array, or a list of arrays
+            Of the shape of X, one for each input.
+
+        Examples
+        --------
+        >>> import fastnn as fnn
+        >>> x, y, z = fnn.Input(1), fnn.Input(1), fnn.Input(1)
+        >>> model = fnn.Model([x, y, z], (x + y) * z)
+        >>> model.compile("mean_squared_error")
+        >>> [g.item() for g in model.input_gradients([[[1]], [[-3]], [[4]]])]
+        [4.0, 4.0, -2.0]
+
+        Source: Simonyan, Vedaldi & Zisserman, Deep inside convolutional networks (2013).
+        """
+        network, _ = self._need()
+        if y is None:
+            if sample_weight is not None:
+                raise ValueError("sample_weight: needs targets beside it, got y=None")
+            data = prepare(
+                self._examples("X", X, network), {}, None, "", self._dtype, self._most_threads()
+            )
+            units = [math.prod(shape) for shape in network.output_shapes]
+            ones = tuple(np.ones((len(data), n), self._dtype) for n in units)
+            data = Data(data.xs, ones, None)
+            runner = self._runner("inputs", None, len(data))
+        else:
+            data = self._prepare(X, y, sample_weight)
+            runner = self._runner("inputs", data, len(data))
+        found = self._shaped(self._stored(runner, data, len(data)), network.input_shapes)
+        return found if len(found) > 1 else found[0]
+
+    def _stored(self, runner: Runner, data: Data, batch: int) -> list[np.ndarray]:
+        """What a program writes for all rows."""
+        made = {
+            name: np.empty((len(data), numbers), self._dtype)
+            for name, numbers in runner.program.stored.items()
+        }
+        totals = np.zeros((1, len(runner.program.sums)))
+        runner.run_all(data.feeds | made, totals, rows=len(data), batch=batch)
+        return [made[feed_name("out", i)] for i in range(len(made))]
+
+    @staticmethod
+    def _shaped(made: list[np.ndarray], shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
+        return [a.reshape(len(a), *shape) for a, shape in zip(made, shapes, strict=True)]
 
     # ------------------------------------------------------------------ weights
 
     @property
     def parameters(self) -> np.ndarray:
-        """All weights as one flat, writable vector; writing changes the model."""
+        """All trainable weights as one flat, writable vector; writing changes the model."""
         _, state = self._need(compiled=False)
         return state.parameters
 
     def get_weights(self) -> list[np.ndarray]:
-        """The weight arrays ``[W, b, W, b, ...]`` in layer order, as views of ``parameters``."""
+        """The weight arrays ``[W, b, W, b, ...]`` in layer order; writing changes the model.
+
+        They are views: of ``parameters``, or of what layers keep beside them.
+        """
         chain, state = self._need(compiled=False)
-        return chain.views(state.parameters)
+        return chain.views(state.parameters, state.buffers)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Copy arrays, shaped and ordered as in ``get_weights``, into the model.
@@ -617,8 +869,34 @@ class Model:
         for mine, array in zip(own, new, strict=True):
             mine[...] = array
 
+    def averaged_weights(self) -> list[np.ndarray]:
+        """The weights, with the optimizer's average in the place of each that is trained.
+
+        Copies, shaped and ordered as in ``get_weights``; before the first update, the weights.
+
+        Raises
+        ------
+        RuntimeError
+            The optimizer keeps no average: give it ``ema``.
+
+        Examples
+        --------
+        >>> import numpy as np, fastnn as fnn
+        >>> model = fnn.Sequential([fnn.Input(2), fnn.layers.Dense(1)])
+        >>> model.compile("mean_squared_error", fnn.optimizers.SGD(0.1, ema=0.9))
+        >>> history = model.fit(np.ones((8, 2)), np.ones(8), epochs=50, verbose=0)
+        >>> model.set_weights(model.averaged_weights())
+        """
+        chain, state = self._need()
+        if "average" not in self.optimizer.slots:
+            raise RuntimeError(
+                f"the optimizer keeps no average of the weights: give ema to {self.optimizer!r}"
+            )
+        flat = state.slots[-1] if state.updates else state.parameters
+        return chain.views(flat.copy(), state.buffers.copy())
+
     def count_parameters(self) -> int:
-        """Number of weights."""
+        """Number of trainable weights."""
         chain, _ = self._need(compiled=False)
         return chain.size
 
@@ -658,19 +936,20 @@ class Model:
         batch = self._batch(batch_size, len(data))
         runner = self._runner("train", data, batch)
         _, state = self._need()
-        copy = State(
-            state.parameters.copy(), [s.copy() for s in state.slots], state.seed, state.updates
-        )
-        on_copy = make_runner(runner.program, copy, self.backend)
+        on_copy = make_runner(runner.program, state.copy(), self.backend)
         return profile_program(on_copy, data, batch, seconds)
 
     def _example(self, n: int) -> Data:
         """Data of the right shapes, for a program whose data are not here yet."""
         chain, _ = self._need()
-        classes = self.loss.name == "cross_entropy"
-        units = chain.output_shape[-1]
-        y = np.zeros(n, np.int32) if classes else np.zeros((n, units), self._dtype)
-        return Data(np.zeros((n, chain.features), self._dtype), y, None)
+        xs = [np.zeros((n, numbers), self._dtype) for numbers in chain.features]
+        ys = [
+            np.zeros(n, np.int32)
+            if head.loss.takes_labels
+            else np.zeros((n, math.prod(shape)), self._dtype)
+            for head, shape in zip(self.heads, chain.output_shapes, strict=True)
+        ]
+        return Data(tuple(xs), tuple(ys), None)
 
 
 class Sequential(Model):
@@ -697,14 +976,20 @@ class Sequential(Model):
     101770
     """
 
-    def __init__(self, layers: Sequence[Layer] = (), *, seed: int = 0) -> None:
-        super().__init__((), seed)
+    def __init__(self, layers: Sequence[Layer | Input] = (), *, seed: int = 0) -> None:
+        self._begin(seed)
+        self._layers: list[Layer] = []
         if not isinstance(layers, Iterable):
             raise TypeError(f"layers: expected a list of Layer objects, got {layers!r}")
         for layer in layers:
             self.add(layer)
 
-    def add(self, layer: Layer) -> None:
+    def _make_network(self, shape: tuple[int, ...]) -> Network:
+        if not self._layers:
+            raise ValueError("layers: the model has no layers")
+        return chain(self._layers, shape)
+
+    def add(self, layer: Layer | Input) -> None:
         """Append a layer.
 
         Raises
@@ -714,13 +999,13 @@ class Sequential(Model):
         ValueError
             The model has been built, or an `Input` does not come first.
         """
-        if not isinstance(layer, Layer):
-            raise TypeError(f"layers: expected Layer objects, got {layer!r}")
         if isinstance(layer, Input):
             if self._layers or self._input is not None:
                 raise ValueError("layers: an Input can only be the first layer")
             self._input = layer
             return
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers: expected Layer objects, got {layer!r}")
         if self._chain is not None:
             raise ValueError("layers: the model has been built; layers cannot be added any more")
         self._layers.append(layer)
@@ -732,6 +1017,40 @@ class Sequential(Model):
 
     def __repr__(self) -> str:
         return f"Sequential([{', '.join(map(repr, self._layers))}])"
+
+
+def _numbered(outputs: Any) -> dict[str, Any]:
+    """Outputs by the names that they have where a user gives none."""
+    listed = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+    return {f"output_{i}": symbol for i, symbol in enumerate(listed)}
+
+
+def _for_each(argument: str, value: Any, names: list[str]) -> list[Any]:
+    """One value for each output, from a list, a dict, or one for all."""
+    if isinstance(value, Mapping):
+        _expect_names(argument, value, names)
+        return [value[name] for name in names]
+    if not isinstance(value, (list, tuple)):
+        return [value] * len(names)
+    if len(value) != len(names):
+        raise ValueError(f"{argument}: expected {len(names)}, one per output, got {len(value)}")
+    return list(value)
+
+
+def _expect_names(argument: str, value: Mapping, names: list[str]) -> None:
+    if set(value) != set(names):
+        raise ValueError(f"{argument}: expected the names {names}, got {list(value)}")
+
+
+def _apart(argument: str, value: Any, names: list[str]) -> dict[str, Any]:
+    """Several arrays, by what they are called in messages."""
+    if isinstance(value, Mapping):
+        _expect_names(argument, value, names)
+        return {f"{argument}[{name!r}]": value[name] for name in names}
+    if not isinstance(value, (list, tuple)) or len(value) != len(names):
+        came = f"{len(value)}" if isinstance(value, (list, tuple)) else f"a {type(value).__name__}"
+        raise ValueError(f"{argument}: expected a list of {len(names)} arrays, got {came}")
+    return {f"{argument}[{i}]": array for i, array in enumerate(value)}
 
 
 def _is_sequence(value: Any) -> bool:

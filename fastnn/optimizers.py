@@ -6,21 +6,103 @@ schedule as ``learning_rate``.
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 from . import checks, schedules
 from .kernels.formula import FORMULAS
-from .lookup import resolve
+from .lookup import near_matches, resolve
 from .schedules import Schedule
 
 
 class Optimizer:
-    """Base: ``function`` names the update rule; its parameters are attributes of that name."""
+    """Base of all optimizers, and the options that each of them takes beside its own.
 
-    function: str
+    Gradients are those of the loss with its penalties. They are clipped in the order of the
+    options; then the rule sees them.
 
-    def __init__(self, learning_rate: float | Schedule) -> None:
+    Parameters
+    ----------
+    learning_rate
+        A number > 0 or a schedule.
+    weight_decay
+        >= 0, of all weights, biases too. 0 by default.
+    decoupled
+        Decay by w <- (1 - rate weight_decay) w before the rule, beside its averages (Loshchilov &
+        Hutter; Keras). Otherwise coupled: weight_decay w is added to the clipped gradient, as
+        PyTorch does but for AdamW. For `SGD` they are the same.
+    clip_value
+        Clip every number of the gradient to [-clip_value, clip_value].
+    clip_norm
+        Scale the gradient of each weight array that is longer than this down to this length.
+    clip_global_norm
+        Scale all gradients together where their common length is above this (Pascanu et al.).
+    ema
+        Decay in [0, 1) of an average of the weights that is kept beside them,
+        average <- ema average + (1 - ema) w after each update; the first update starts it.
+        ``model.averaged_weights()`` has it.
+
+    Source: Loshchilov & Hutter, Decoupled weight decay regularization, ICLR 2019; Pascanu, Mikolov
+    & Bengio, On the difficulty of training recurrent neural networks, ICML 2013; Polyak & Juditsky,
+    Acceleration of stochastic approximation by averaging (1992).
+    """
+
+    name: str
+    function: str  # the update rule; its parameters are attributes of that name
+
+    def __init__(
+        self,
+        learning_rate: float | Schedule,
+        *,
+        weight_decay: float = 0.0,
+        decoupled: bool = True,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+        clip_global_norm: float | None = None,
+        ema: float | None = None,
+        **unknown: Any,
+    ) -> None:
+        if unknown:
+            name = next(iter(unknown))
+            known = list(dict.fromkeys(_parameters(type(self)) + _parameters(Optimizer)))
+            raise TypeError(
+                f"{type(self).__name__}: has no option {name!r}.{near_matches(name, known)}"
+                f" Options: {', '.join(known)}"
+            )
         self.learning_rate = learning_rate
+        self.weight_decay = checks.number("weight_decay", weight_decay, 0)
+        self.decoupled = bool(decoupled)
+        self.clip_value = _limit("clip_value", clip_value)
+        self.clip_norm = _limit("clip_norm", clip_norm)
+        self.clip_global_norm = _limit("clip_global_norm", clip_global_norm)
+        self.ema = None if ema is None else checks.number("ema", ema, 0, 1, open_high=True)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.name = cls.__dict__.get("name", cls.__dict__.get("function", ""))
+
+    @property
+    def decoupled_decay(self) -> float:
+        """Share of the rate by which weights decay beside the rule."""
+        return self.weight_decay if self.decoupled else 0.0
+
+    @property
+    def coupled_decay(self) -> float:
+        """Times the weights, added to the gradient."""
+        return 0.0 if self.decoupled else self.weight_decay
+
+    @property
+    def options(self) -> tuple[Any, ...]:
+        """What a compiled program depends on beside the rule and the rate."""
+        return (
+            self.parameters, self.weight_decay, self.decoupled, self.clip_value, self.clip_norm,
+            self.clip_global_norm, self.ema,
+        )  # fmt: skip
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of all flat vectors that are kept beside the parameters."""
+        return (*self.state, *(("average",) if self.ema is not None else ()))
 
     @property
     def learning_rate(self) -> Schedule:
@@ -46,9 +128,22 @@ class Optimizer:
         rate: Any = self.learning_rate
         if isinstance(rate, schedules.Constant):
             (rate,) = rate.parameters
-        names = FORMULAS["optimizer"][self.function].parameters
+        names = list(FORMULAS["optimizer"][self.function].parameters)
+        if self.weight_decay:
+            names += ["weight_decay", *([] if self.decoupled else ["decoupled"])]
+        limits = ("clip_value", "clip_norm", "clip_global_norm", "ema")
+        names += [n for n in limits if getattr(self, n) is not None]
         values = [f"learning_rate={rate}", *(f"{n}={getattr(self, n)!r}" for n in names)]
         return f"{type(self).__name__}({', '.join(values)})"
+
+
+def _parameters(kind: type) -> list[str]:
+    """Names of what a class is made from."""
+    return [p.name for p in signature(kind).parameters.values() if p.kind != p.VAR_KEYWORD]
+
+
+def _limit(name: str, value: float | None) -> float | None:
+    return None if value is None else checks.number(name, value, 0, open_low=True)
 
 
 class SGD(Optimizer):
@@ -72,8 +167,8 @@ class SGD(Optimizer):
 
     function = "sgd"
 
-    def __init__(self, learning_rate: float | Schedule = 0.01) -> None:
-        super().__init__(learning_rate)
+    def __init__(self, learning_rate: float | Schedule = 0.01, **options: Any) -> None:
+        super().__init__(learning_rate, **options)
 
 
 class Momentum(Optimizer):
@@ -95,8 +190,10 @@ class Momentum(Optimizer):
 
     function = "momentum"
 
-    def __init__(self, learning_rate: float | Schedule = 0.01, mu: float = 0.9) -> None:
-        super().__init__(learning_rate)
+    def __init__(
+        self, learning_rate: float | Schedule = 0.01, mu: float = 0.9, **options: Any
+    ) -> None:
+        super().__init__(learning_rate, **options)
         self.mu = checks.number("mu", mu, 0, 1, open_high=True)
 
 
@@ -133,8 +230,10 @@ class AdaGrad(Optimizer):
 
     function = "adagrad"
 
-    def __init__(self, learning_rate: float | Schedule = 0.01, epsilon: float = 1e-10) -> None:
-        super().__init__(learning_rate)
+    def __init__(
+        self, learning_rate: float | Schedule = 0.01, epsilon: float = 1e-10, **options: Any
+    ) -> None:
+        super().__init__(learning_rate, **options)
         self.epsilon = checks.number("epsilon", epsilon, 0, open_low=True)
 
 
@@ -167,8 +266,9 @@ class RMSProp(Optimizer):
         rho: float = 0.9,
         epsilon: float = 1e-8,
         centered: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(learning_rate)
+        super().__init__(learning_rate, **options)
         if centered:
             self.function = "centered_rmsprop"
         self.rho = checks.number("rho", rho, 0, 1, open_high=True)
@@ -176,9 +276,9 @@ class RMSProp(Optimizer):
 
 
 class Adam(Optimizer):
-    """m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2; w <- w - rate m^ / (sqrt(v^) + epsilon)
+    """w <- w - rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon) at update t
 
-    with m^ = m / (1 - b1^t) and v^ = v / (1 - b2^t) at update t = 1, 2, ...
+    t is 1, 2, ..., with averages m <- beta1 m + (1 - beta1) g and v <- beta2 v + (1 - beta2) g^2.
 
     Parameters
     ----------
@@ -206,17 +306,18 @@ class Adam(Optimizer):
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
+        **options: Any,
     ) -> None:
-        super().__init__(learning_rate)
+        super().__init__(learning_rate, **options)
         self.beta1 = checks.number("beta1", beta1, 0, 1, open_high=True)
         self.beta2 = checks.number("beta2", beta2, 0, 1, open_high=True)
         self.epsilon = checks.number("epsilon", epsilon, 0, open_low=True)
 
 
 class AMSGrad(Adam):
-    """m, v as in Adam; u <- max(u, v); w <- w - rate m^ / (sqrt(u^) + epsilon), u^ = u / (1 - b2^t)
+    """Adam with u <- max(u, v) in the place of v: the divisor never shrinks.
 
-    The divisor never shrinks. As in PyTorch the maximum is of the uncorrected v.
+    As in PyTorch the maximum is of the uncorrected v.
 
     Parameters
     ----------
@@ -230,7 +331,7 @@ class AMSGrad(Adam):
 
 
 class AdaMax(Adam):
-    """m <- b1 m + (1 - b1) g; u <- max(b2 u, |g| + epsilon); w <- w - rate m^ / u
+    """w <- w - rate (m / (1 - beta1^t)) / u with u <- max(beta2 u, |g| + epsilon), m as in Adam.
 
     The paper has no epsilon; with it, as in PyTorch, a gradient of 0 is no division by 0.
 
@@ -250,16 +351,16 @@ class AdaMax(Adam):
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
+        **options: Any,
     ) -> None:
-        super().__init__(learning_rate, beta1, beta2, epsilon)
+        super().__init__(learning_rate, beta1, beta2, epsilon, **options)
 
 
 class Nadam(AdaMax):
-    """m, v as in Adam; w <- w - rate n / (sqrt(v^) + epsilon) with
+    """Adam with the momentum of the next step: beta1 m / (1 - beta1^(t + 1)) + (1 - beta1) g /
+    (1 - beta1^t) in the place of m / (1 - beta1^t).
 
-    n = b1 m / (1 - b1^(t + 1)) + (1 - b1) g / (1 - b1^t): the momentum of the next step already.
-
-    This is the form with a constant b1. PyTorch and Keras let it rise during the first steps.
+    This is the form with a constant beta1. PyTorch and Keras let it rise during the first steps.
 
     Parameters
     ----------
@@ -273,10 +374,10 @@ class Nadam(AdaMax):
 
 
 class AdamW(Adam):
-    """m, v as in Adam; w <- w - rate (m^ / (sqrt(v^) + epsilon) + weight_decay w)
+    """Adam with decoupled weight decay: w <- (1 - rate weight_decay) w, then Adam's step.
 
-    Decoupled: the decay does not pass through the averages, as that of an L2 penalty does. It acts
-    on all parameters, biases too.
+    The decay does not pass through the averages, as that of an L2 penalty does. It acts on all
+    parameters, biases too.
 
     Parameters
     ----------
@@ -288,7 +389,7 @@ class AdamW(Adam):
     Source: Loshchilov & Hutter, Decoupled weight decay regularization, ICLR 2019, algorithm 2.
     """
 
-    function = "adamw"
+    name = "adamw"
 
     def __init__(
         self,
@@ -297,15 +398,16 @@ class AdamW(Adam):
         beta2: float = 0.999,
         epsilon: float = 1e-8,
         weight_decay: float = 0.01,
+        **options: Any,
     ) -> None:
-        super().__init__(learning_rate, beta1, beta2, epsilon)
-        self.weight_decay = checks.number("weight_decay", weight_decay, 0)
+        super().__init__(learning_rate, beta1, beta2, epsilon, weight_decay=weight_decay, **options)
 
 
 class Lion(Optimizer):
-    """c = b1 m + (1 - b1) g; w <- w - rate (sign(c) + weight_decay w); m <- b2 m + (1 - b2) g
+    """w <- w - rate sign(beta1 m + (1 - beta1) g); m <- beta2 m + (1 - beta2) g
 
-    Every step has the same length in every parameter: rates are 3 to 10 times smaller than Adam's.
+    Every step has the same length in every parameter: rates are 3 to 10 times smaller than Adam's,
+    and a weight decay 3 to 10 times larger.
 
     Parameters
     ----------
@@ -313,8 +415,6 @@ class Lion(Optimizer):
         A number > 0 or a schedule.
     beta1, beta2
         Weights of the average in the step and in itself, in [0, 1).
-    weight_decay
-        >= 0.
 
     Source: Chen et al., Symbolic discovery of optimization algorithms, NeurIPS 2023.
     """
@@ -326,12 +426,11 @@ class Lion(Optimizer):
         learning_rate: float | Schedule = 0.0001,
         beta1: float = 0.9,
         beta2: float = 0.99,
-        weight_decay: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__(learning_rate)
+        super().__init__(learning_rate, **options)
         self.beta1 = checks.number("beta1", beta1, 0, 1, open_high=True)
         self.beta2 = checks.number("beta2", beta2, 0, 1, open_high=True)
-        self.weight_decay = checks.number("weight_decay", weight_decay, 0)
 
 
 class Adadelta(Optimizer):
@@ -355,16 +454,20 @@ class Adadelta(Optimizer):
     function = "adadelta"
 
     def __init__(
-        self, learning_rate: float | Schedule = 1.0, rho: float = 0.9, epsilon: float = 1e-6
+        self,
+        learning_rate: float | Schedule = 1.0,
+        rho: float = 0.9,
+        epsilon: float = 1e-6,
+        **options: Any,
     ) -> None:
-        super().__init__(learning_rate)
+        super().__init__(learning_rate, **options)
         self.rho = checks.number("rho", rho, 0, 1, open_high=True)
         self.epsilon = checks.number("epsilon", epsilon, 0, open_low=True)
 
 
 #: Name -> class, of everything a user can name.
 OPTIMIZERS: dict[str, type[Optimizer]] = {
-    c.function: c
+    c.name: c
     for c in vars().copy().values()
     if isinstance(c, type) and issubclass(c, Optimizer) and c is not Optimizer
 }

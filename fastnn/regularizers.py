@@ -21,6 +21,8 @@ from .lookup import camel_case, near_matches
 class Regularizer:
     """Base: configuration of a penalty; ``emit`` puts it on the graph."""
 
+    dims: int | None = None  # of the arrays it is for; None is any number
+
     def emit(self, graph: Graph, weight: Tensor) -> Tensor:
         """Emit the penalty of one weight array: numbers whose sum is added to the loss."""
         raise TypeError(f"{type(self).__name__} does not define emit()")
@@ -42,14 +44,16 @@ class Penalty(Regularizer):
         return FORMULAS["penalty"][self.function]
 
     def emit(self, graph: Graph, weight: Tensor) -> Tensor:
-        (parts,) = graph.emit(
-            "penalty",
-            weight,
-            function=self.function,
-            parameters=self.parameters,
-            factor=float(self.factor),
-        )
-        return parts
+        return graph.emit("penalty", weight, **self.attributes)[0]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the ops that compute it."""
+        return {
+            "function": self.function,
+            "parameters": self.parameters,
+            "factor": float(self.factor),
+        }
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Penalty) and repr(self) == repr(other)
@@ -60,6 +64,38 @@ class Penalty(Regularizer):
     def __repr__(self) -> str:
         values = formulas.describe(self.formula, self.parameters)
         return f"{type(self).__name__}({self.factor:g}{values and ', '}{values})"
+
+
+class Orthogonality(Regularizer):
+    """factor times the sum of |W^T W - 1| over all pairs of units: columns of W (inputs, units).
+
+    With the units' weights as rows this is the sum of |W W^T - 1|.
+
+    Parameters
+    ----------
+    factor
+        >= 0.
+
+    Source: Brock et al., Neural photo editing with introspective adversarial networks, ICLR 2017,
+    equation 2.
+    """
+
+    dims = 2
+
+    def __init__(self, factor: float = 0.01) -> None:
+        self.factor = checks.number("factor", factor, 0)
+
+    def emit(self, graph: Graph, weight: Tensor) -> Tensor:
+        if len(weight.shape) != self.dims:
+            raise ValueError(
+                f"Orthogonality: is of kernels (inputs, units), not of {weight.name} of shape "
+                f"{weight.shape}"
+            )
+        (products,) = graph.emit("gram", weight)
+        return graph.emit("identity_distance", products, factor=self.factor)[0]
+
+    def __repr__(self) -> str:
+        return f"Orthogonality({self.factor:g})"
 
 
 #: What formulas cannot say about their classes.
@@ -83,14 +119,24 @@ def _class_of(formula: Formula) -> type[Penalty]:
 
 
 #: Name -> class, of everything a user can name.
-REGULARIZERS: dict[str, type[Penalty]] = {
+REGULARIZERS: dict[str, type[Any]] = {
     name: _class_of(formula) for name, formula in FORMULAS["penalty"].items()
 }
 globals().update({c.__name__: c for c in REGULARIZERS.values()})
+REGULARIZERS["orthogonality"] = Orthogonality
 
 
-def get(argument: str, value: Any) -> Regularizer | None:
-    """A regularizer, one by name, L2 by its factor, or None."""
+def get(argument: str, value: Any, dims: int | None = None) -> Regularizer | None:
+    """A regularizer, one by name, L2 by its factor, or None.
+
+    ``dims`` is the number of dimensions of the array that it is chosen for, if that is known.
+    """
+    chosen = _resolve(argument, value)
+    checks.suited(argument, chosen, dims)
+    return chosen
+
+
+def _resolve(argument: str, value: Any) -> Regularizer | None:
     if value is None or isinstance(value, Regularizer):
         return value
     if isinstance(value, str):

@@ -11,7 +11,8 @@ import numpy as np
 
 from .compiler import Node, Program, Tensor
 from .data import Data
-from .network import Chain
+from .layers import Symbol
+from .network import Network
 from .runtime import FINISHED, NOT_FINITE, Order, Runner
 from .training import NonFiniteLoss, culprit
 
@@ -55,14 +56,24 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def describe_layers(chain: Chain) -> Table:
-    """The layers with their output shapes and numbers of weights."""
-    rows = []
-    for i, (layer, shape) in enumerate(zip(chain.layers, chain.shapes, strict=True)):
+def describe_layers(chain: Network) -> Table:
+    """The layers with their output shapes and numbers of weights; in a graph, with their inputs."""
+    names: dict[Symbol, str] = dict(zip(chain.inputs, chain.input_names, strict=True))
+    rows: list[tuple[Any, ...]] = []
+    branches = len(chain.inputs) > 1
+    for i, call in enumerate(chain.calls):
+        branches |= call.symbol.inputs != (list(names)[-1],)
+        name = names[call.symbol] = f"{call.layer.kind}_{i}"
+        shared = "" if call.first == i else f", shared with {call.layer.kind}_{call.first}"
         size = sum(p.size for p in chain.weights if p.layer == i)
-        rows.append((f"{layer.kind}_{i}", repr(layer), shape, size))
-    note = f"input {chain.input_shape}, {chain.size:,} parameters"
-    return Table(("name", "layer", "output shape", "parameters"), rows, [note])
+        sources = ", ".join(names[source] for source in call.symbol.inputs)
+        rows.append((name, f"{call.layer!r}{shared}", sources, call.symbol.shape, size))
+    headings: tuple[str, ...] = ("name", "layer", "applied to", "output shape", "parameters")
+    if not branches:
+        headings, *rows = (row[:2] + row[3:] for row in (headings, *rows))
+    inputs = ", ".join(map(str, chain.input_shapes))
+    word = "input" if len(chain.inputs) == 1 else "inputs"
+    return Table(headings, rows, [f"{word} {inputs}, {chain.size:,} parameters"])
 
 
 def _shape(tensor: Tensor) -> str:

@@ -45,13 +45,31 @@ def aligned(n: int, dtype: str | np.dtype = "uint8") -> np.ndarray:
 
 @dataclass
 class State:
-    """What training changes: parameters, the optimizer's slots, and how far it has come."""
+    """What training changes: parameters, the optimizer's slots, what layers keep beside their
+    parameters, and how far it has come."""
 
     parameters: np.ndarray
     slots: list[np.ndarray]
     seed: int
     updates: int = 0
     epochs: int = 0
+    buffers: np.ndarray = field(default_factory=lambda: aligned(0, "float32"))
+
+    @property
+    def arrays(self) -> list[np.ndarray]:
+        """All that training changes."""
+        return [self.parameters, *self.slots, self.buffers]
+
+    def copy(self, dtype: str | None = None) -> State:
+        """The same with arrays of its own, perhaps of another number type."""
+
+        def copied(array: np.ndarray) -> np.ndarray:
+            made = aligned(array.size, dtype or array.dtype)
+            made[:] = array
+            return made
+
+        parameters, *slots, buffers = map(copied, self.arrays)
+        return replace(self, parameters=parameters, slots=slots, buffers=buffers)
 
 
 @dataclass
@@ -145,8 +163,10 @@ class NumpyRunner(Runner):
             return self.program.tables[tensor]
         if tensor.region == "state":
             flat = self.state.slots[tensor.slot]
+        elif tensor.region == "gradients":
+            flat = self._gradients
         else:
-            flat = self._gradients if tensor.region == "gradients" else self.state.parameters
+            flat = self.state.buffers if tensor.region == "buffers" else self.state.parameters
         return flat[tensor.offset : tensor.offset + count].reshape(shape)
 
     def execute(self, node: Node, feeds: Feeds, step: ref.Step, rows: int) -> None:
@@ -287,6 +307,8 @@ class NativeRunner(Runner):
                 return self._results.ctypes.data + self.program.plan.offsets[tensor] + row
             case "parameters":
                 return self.state.parameters.ctypes.data + flat
+            case "buffers":
+                return self.state.buffers.ctypes.data + flat
             case "gradients":
                 shard_start = shard * self.program.gradients * self._item
                 return self._gradients.ctypes.data + shard_start + flat

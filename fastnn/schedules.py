@@ -2,7 +2,8 @@
 
 There is a class for every formula of kind schedule in ``kernels/scalars.py``: ``linear_decay`` is
 ``LinearDecay(rate, final_rate, decay_steps)``. The first argument is the rate (> 0), the others are
-the formula's. Steps are updates, so batches and not epochs, and count from 0.
+the formula's. Steps are updates, so batches and not epochs, and count from 0. Every formula is
+proportional to its rates: to ``rate`` and to the parameters whose names end in ``_rate``.
 
 >>> import fastnn as fnn
 >>> fnn.optimizers.SGD(fnn.schedules.LinearDecay(0.1, 0.001, decay_steps=1000))
@@ -11,6 +12,7 @@ SGD(learning_rate=LinearDecay(0.1, 0.001, 1000))
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from . import checks, formulas
@@ -28,6 +30,27 @@ class Schedule:
     function: str
     parameters: tuple[float, ...]
     warm_up: int = 0
+
+    @property
+    def rate(self) -> float:
+        """The first argument."""
+        return self.parameters[0]
+
+    def with_rate(self, rate: float) -> Schedule:
+        """The same course with another first argument: all rates change in that proportion.
+
+        >>> CosineDecay(0.1, 0.01, decay_steps=900).with_rate(0.05)
+        CosineDecay(0.05, 0.005, 900)
+        """
+        first = checks.number("rate", rate, 0, open_low=True)
+        names = FORMULAS["schedule"][self.function].parameters
+        scaled = (
+            value * (first / self.rate) if name.endswith("_rate") else value
+            for name, value in zip(names, self.parameters[1:], strict=True)
+        )
+        changed = copy.copy(self)
+        changed.parameters = (first, *scaled)
+        return changed
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schedule) and repr(self) == repr(other)
@@ -92,6 +115,9 @@ class WarmUp(Schedule):
         self.function, self.parameters = inner.function, inner.parameters
         self.warm_up = checks.positive_int("steps", steps)
         self._inner = inner
+
+    def with_rate(self, rate: float) -> Schedule:
+        return WarmUp(self._inner.with_rate(rate), self.warm_up)
 
     def __repr__(self) -> str:
         return f"WarmUp({self._inner!r}, {self.warm_up})"

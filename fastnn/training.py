@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .callbacks import Callback, History
+from .compiler import PENALTY
 from .data import Data
 from .runtime import NOT_FINITE, SLICE, NumpyRunner, Order, Runner, State
 
@@ -55,19 +56,16 @@ class _Snapshot:
     taken: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.arrays = [a.copy() for a in self._originals()]
+        self.arrays = [a.copy() for a in self.state.arrays]
 
     def take(self, step: int, runner: Runner) -> None:
-        for mine, theirs in zip(self.arrays, self._originals(), strict=True):
+        for mine, theirs in zip(self.arrays, self.state.arrays, strict=True):
             np.copyto(mine, theirs)
         self.step, self.runner, self.taken = step, runner, time.monotonic()
 
     def restore(self) -> None:
-        for mine, theirs in zip(self.arrays, self._originals(), strict=True):
+        for mine, theirs in zip(self.arrays, self.state.arrays, strict=True):
             np.copyto(theirs, mine)
-
-    def _originals(self) -> list[np.ndarray]:
-        return [self.state.parameters, *self.state.slots]
 
 
 class Progress:
@@ -102,11 +100,14 @@ class Progress:
 
 
 def summarise(runner: Runner, totals: np.ndarray, rows: int) -> dict[str, float]:
-    """Loss (with penalties) and metrics from sums over ``rows`` rows."""
+    """Loss (with penalties), losses of several outputs, and metrics from sums over rows."""
     logs: dict[str, float] = {"loss": 0.0}
     for result, total in zip(runner.program.sums, totals, strict=True):
-        name = "loss" if result.is_loss else result.name
-        logs[name] = logs.get(name, 0.0) + float(total) / rows
+        mean = float(total) / rows
+        if result.is_loss:
+            logs["loss"] += result.factor * mean
+        if result.name not in ("loss", PENALTY):
+            logs[result.name] = mean
     return logs
 
 

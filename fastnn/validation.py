@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -102,8 +103,12 @@ def balanced_indices(y: Any, *, seed: int = 0) -> np.ndarray:
 
     Use it as ``model.fit(X[i], y[i])``. The rows of rarer classes are repeated, each as often as
     the others of its class or once more. Split off rows for validation before, not after: copies of
-    a row would be on both sides. Where repeating rows costs too much time,
-    ``fit(class_weight="balanced")`` gives classes the same total weight instead.
+    a row would be on both sides.
+
+    ``fit(class_weight="balanced")`` has the same expected gradient without copies: each class has
+    the same share of the loss, and so has each row of a class. Its epochs are shorter; but a batch
+    may have no row of a rare class, or one of a large weight, so gradients vary more from batch to
+    batch. `BalancedBatches` draws new rows for each epoch.
 
     Parameters
     ----------
@@ -127,13 +132,68 @@ def balanced_indices(y: Any, *, seed: int = 0) -> np.ndarray:
     >>> np.bincount(y[balanced_indices(y)])
     array([4, 4])
     """
-    labels = _labels(y)
-    bits = np.random.PCG64(checks.positive_int("seed", seed, least=0))
+    return _balanced(_labels(y), np.random.PCG64(checks.positive_int("seed", seed, least=0)))
+
+
+def _balanced(labels: np.ndarray, bits: np.random.PCG64) -> np.ndarray:
     order = class_by_class(random_order(bits, len(labels)), labels)
     counts = np.bincount(labels)
     classes = np.split(order, np.cumsum(counts)[:-1])
     rows = np.concatenate([np.resize(members, counts.max()) for members in classes])
     return rows[random_order(bits, len(rows))]
+
+
+class BalancedBatches:
+    """Batches for ``fit_batches`` in which classes are equally frequent, drawn anew each epoch.
+
+    An epoch has the rows that `balanced_indices` draws. ``fit`` on these is faster, but repeats the
+    same rows in all epochs.
+
+    Parameters
+    ----------
+    X, y, sample_weight
+        Data as for ``fit``, with labels (n,) or one-hot rows (n, classes).
+    batch_size
+        Rows of a batch; the last one of an epoch may have fewer.
+    seed
+        Of all draws: the same seed gives the same epochs, one after the other.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Data or options that do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, fastnn as fnn
+    >>> X = np.random.default_rng(0).normal(size=(200, 2))
+    >>> y = (X.sum(axis=1) > 2).astype(int)  # few rows of class 1
+    >>> model = fnn.Sequential([fnn.layers.Dense(2, "softmax")])
+    >>> model.compile("cross_entropy", fnn.optimizers.Adam(0.05))
+    >>> history = model.fit_batches(BalancedBatches(X, y), epochs=20, verbose=0)
+    >>> float((model.predict(X[y == 1]).argmax(axis=1) == 1).mean()) > 0.9
+    True
+
+    Source: Japkowicz & Stephen, The class imbalance problem: a systematic study (2002).
+    """
+
+    def __init__(
+        self, X: Any, y: Any, *, batch_size: int = 32, sample_weight: Any = None, seed: int = 0
+    ) -> None:
+        self._data = as_rows(X, y, sample_weight)
+        self._labels = _labels(y)
+        self._size = checks.positive_int("batch_size", batch_size)
+        self._bits = np.random.PCG64(checks.positive_int("seed", seed, least=0))
+
+    def __len__(self) -> int:
+        counts = np.bincount(self._labels)
+        return -(-len(counts) * int(counts.max()) // self._size)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
+        rows = _balanced(self._labels, self._bits)
+        for start in range(0, len(rows), self._size):
+            part = self._data.take(rows[start : start + self._size])
+            yield (part.x, part.y) if part.w is None else (part.x, part.y, part.w)
 
 
 @dataclass(frozen=True)
@@ -214,26 +274,50 @@ def cross_validate(
     >>> len(result.scores), result.mean["accuracy"] > 0.9
     (5, True)
     """
-    data = as_rows(X, y, sample_weight)
-    parts = k_fold(len(data), folds, y=y if stratify else None, seed=seed)
+    models = new_models(make_model, repeat((), checks.positive_int("folds", folds, least=2)))
+    first = next(models)
+    data = as_rows(X, y, sample_weight, first)
+    if stratify and len(data.ys) > 1:
+        raise ValueError(f"stratify: expected a model of one output, got {len(data.ys)}")
+    parts = k_fold(len(data), folds, y=data.y if stratify else None, seed=seed)
     scores, histories = [], []
-    for (train, test), model in zip(parts, new_models(make_model, [()] * int(folds)), strict=True):
-        seen, unseen = data.take(train), data.take(test)
-        histories.append(model.fit(seen.x, seen.y, sample_weight=seen.w, **fit_options))
-        scores.append(model.evaluate(unseen.x, unseen.y, sample_weight=unseen.w))
+    for (train, test), model in zip(parts, chain([first], models), strict=True):
+        histories.append(model.fit(**arguments(data.take(train)), **fit_options))
+        scores.append(model.evaluate(**arguments(data.take(test))))
     return CrossValidation(scores, histories)
 
 
-def as_rows(X: Any, y: Any, sample_weight: Any) -> Data:
-    """A user's arrays, from which rows can be taken; the rest is for ``fit`` to check."""
-    arrays = {"X": checks.numeric("X", X), "y": checks.numeric("y", y)}
-    if sample_weight is not None:
-        arrays["sample_weight"] = checks.numeric("sample_weight", sample_weight)
+def as_rows(X: Any, y: Any, sample_weight: Any, model: Model | None = None) -> Data:
+    """A user's arrays, from which rows can be taken; the rest is for ``fit`` to check.
+
+    ``model`` tells whether X and y are several arrays; without one they are not.
+    """
+    xs, ys = {"X": X}, {"y": y}
+    if model is not None and model._chain is not None:
+        network, _ = model._need()
+        xs = {name: e.array for name, e in model._examples("X", X, network).items()}
+        ys = {name: t.array for name, t in model._targets("y", y, network).items()}
+    given = xs | ys | ({} if sample_weight is None else {"sample_weight": sample_weight})
+    arrays = {name: checks.numeric(name, array) for name, array in given.items()}
+    first = next(iter(arrays))
     for name, array in arrays.items():
         if array.ndim == 0:
             raise ValueError(f"{name}: expected one entry per row, got a single number")
-        checks.same_length(name, array, "X", len(arrays["X"]))
-    return Data(arrays["X"], arrays["y"], arrays.get("sample_weight"))
+        checks.same_length(name, array, first, len(arrays[first]))
+    return Data(
+        tuple(arrays[name] for name in xs),
+        tuple(arrays[name] for name in ys),
+        arrays.get("sample_weight"),
+    )
+
+
+def arguments(data: Data) -> dict[str, Any]:
+    """Arrays as ``fit`` and ``evaluate`` take them."""
+    return {
+        "X": list(data.xs) if len(data.xs) > 1 else data.x,
+        "y": list(data.ys) if len(data.ys) > 1 else data.y,
+        "sample_weight": data.w,
+    }
 
 
 def new_models(

@@ -13,6 +13,7 @@ optimizer      ``f(w, g, *state, rate,         ``per_step(step, *params)``: furt
                *params, *per_step)``           numbers computed once a step, step = 1, 2, ...
 schedule       ``f(step, rate, *params)``      none; step = 0, 1, ...
 penalty        ``f(w, *params)``               ``derivative(w, *params)``
+merge          ``f(a, b, *params)``            ``derivative(a, b, *params)``: by a, and by b
 =============  ==============================  =======================================
 """
 
@@ -33,7 +34,7 @@ EVERYTHING: Range = (-math.inf, math.inf)
 
 
 #: Number of arguments, by kind, that are not chosen by a user; an optimizer's state is beside them.
-_OPERANDS = {"activation": 1, "loss": 2, "optimizer": 3, "schedule": 2, "penalty": 1}
+_OPERANDS = {"activation": 1, "loss": 2, "optimizer": 3, "schedule": 2, "penalty": 1, "merge": 2}
 
 
 @dataclass
@@ -102,6 +103,7 @@ FORMULAS: dict[str, dict[str, Formula]] = {
     "optimizer": {},
     "schedule": {},
     "penalty": {},
+    "merge": {},
 }
 
 
@@ -145,3 +147,8 @@ def schedule(
 def penalty(source: str, **limits: Range) -> Callable[[Function], Formula]:
     """Register ``f(w, *params)``, summed over an array of weights; add ``@f.derivative``."""
     return _register("penalty", source, limits=limits)
+
+
+def merge(source: str, **limits: Range) -> Callable[[Function], Formula]:
+    """Register ``f(a, b, *params)``; add ``@f.derivative``, which returns both derivatives."""
+    return _register("merge", source, limits=limits)

@@ -78,6 +78,11 @@ class Op:
         Names of inputs that are modified.
     shared
         In a batch divided by rows, threads divide this op's own work instead: it has no rows.
+    whole
+        A batch with this op cannot be divided by rows: its result is not a sum over them, or it
+        would be added by each thread.
+    without_gradient
+        Names of outputs that are constants to what reads them.
     flops
         Floating-point operations from the dimensions; transcendental functions count as one.
     """
@@ -99,21 +104,25 @@ class Op:
     domain: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     uses_step: bool = False
     shared: bool = False
+    whole: bool = False
+    without_gradient: tuple[str, ...] = ()
 
     @property
     def operands(self) -> tuple[Operand, ...]:
         """Inputs, then outputs: the order of a call's buffers."""
         return self.inputs + self.outputs
 
-    def dims(self, shapes: Sequence[Shape | None]) -> dict[str, Any]:
+    def dims(self, shapes: Sequence[Shape | None], **given: int) -> dict[str, Any]:
         """Dimensions by name, from the shapes of the inputs (or of all operands).
+
+        Those that only outputs have may be ``given``.
 
         Raises
         ------
         ValueError
             A required operand is absent, or shapes disagree.
         """
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = dict(given)
         for operand, shape in zip(self.operands, shapes, strict=False):
             if shape is None:
                 if not operand.optional:
@@ -138,9 +147,9 @@ class Op:
                 raise ValueError(f"{self.name}: {name} is {found[name]}, expected {rule(found)}")
         return found
 
-    def output_shapes(self, shapes: Sequence[Shape | None]) -> list[Shape]:
-        """Shapes of the outputs, from those of the inputs."""
-        dims = self.dims(shapes)
+    def output_shapes(self, shapes: Sequence[Shape | None], **given: int) -> list[Shape]:
+        """Shapes of the outputs, from those of the inputs, and dimensions that only they have."""
+        dims = self.dims(shapes, **given)
         return [
             dims["..."]
             if operand.dims == ("...",)

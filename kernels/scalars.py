@@ -8,7 +8,7 @@ a NaN must reach the loss, where it is detected, and not be turned into zero on 
 
 from math import cos, erf, exp, expm1, floor, inf, log, log1p, sqrt, tanh
 
-from .formula import activation, loss, optimizer, penalty, schedule
+from .formula import activation, loss, merge, optimizer, penalty, schedule
 
 # ---------------------------------------------------------------------------- activations
 
@@ -170,7 +170,7 @@ def _(x, y):
 @activation("Courbariaux, Bengio & David, BinaryConnect (2015); slope 1/6 as in PyTorch")
 def hard_sigmoid(x):
     """f(x) = x / 6 + 1/2, clipped to [0, 1]; the derivative at the corners is 0"""
-    return 0.0 if x < -3.0 else (1.0 if x > 3.0 else x / 6.0 + 0.5)
+    return 0.0 if x < -3.0 else (1.0 if x > 3.0 else (x + 3.0) * (1.0 / 6.0))
 
 
 @hard_sigmoid.derivative
@@ -380,6 +380,18 @@ def binary_match(y, t, threshold):
     return (1.0 if t > 0.5 else 0.0) if y > threshold else (0.0 if t > 0.5 else 1.0)
 
 
+@loss("Kullback & Leibler, On information and sufficiency (1951)", (0.0, 1.0), "shares")
+def kl_divergence(y, t):
+    """l(p, t) = t log(t / p), 0 for t = 0; p first raised to at least 1e-7"""
+    p = 1e-7 if y < 1e-7 else y
+    return t * log((t if t > 0.0 else 1.0) / p)
+
+
+@kl_divergence.derivative
+def _(y, t):
+    return -t / (1e-7 if y < 1e-7 else y)
+
+
 # ---------------------------------------------------------------------------- optimizers
 
 
@@ -443,7 +455,8 @@ def adam(
     correction,
     square_correction,
 ):
-    """m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2; w <- w - rate m^ / (sqrt(v^) + epsilon)"""
+    """m <- beta1 m + (1 - beta1) g; v <- beta2 v + (1 - beta2) g^2;
+    w <- w - rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon) at update t"""
     m = beta1 * mean + gain1 * g
     v = beta2 * mean_square + gain2 * g * g
     return w - rate * correction * m / (sqrt(square_correction * v) + epsilon), m, v
@@ -480,7 +493,7 @@ def _(step, rho, epsilon):
 )
 def centered_rmsprop(w, g, mean_square, mean, rate, rho, epsilon, gain):
     """r <- rho r + (1 - rho) g^2; m <- rho m + (1 - rho) g;
-    w <- w - rate g / (sqrt(r - m^2) + epsilon)"""
+    w <- w - rate g / (sqrt(max(r - m^2, 0)) + epsilon)"""
     r = rho * mean_square + gain * g * g
     m = rho * mean + gain * g
     variance = r - m * m
@@ -512,7 +525,8 @@ def amsgrad(
     correction,
     square_correction,
 ):
-    """m, v as in Adam; u <- max(u, v); w <- w - rate m^ / (sqrt(u^) + epsilon)"""
+    """m <- beta1 m + (1 - beta1) g; v <- beta2 v + (1 - beta2) g^2; u <- max(u, v);
+    w <- w - rate (m / (1 - beta1^t)) / (sqrt(u / (1 - beta2^t)) + epsilon) at update t"""
     m = beta1 * mean + gain1 * g
     v = beta2 * mean_square + gain2 * g * g
     u = v if greatest < v else greatest + 0.0 * v  # NaN of either
@@ -530,7 +544,8 @@ def _(step, beta1, beta2, epsilon):
     constants=("gain", "correction"),
 )
 def adamax(w, g, mean, greatest, rate, beta1, beta2, epsilon, gain, correction):
-    """m <- b1 m + (1 - b1) g; u <- max(b2 u, |g| + epsilon); w <- w - rate m^ / u"""
+    """m <- beta1 m + (1 - beta1) g; u <- max(beta2 u, |g| + epsilon);
+    w <- w - rate (m / (1 - beta1^t)) / u at update t"""
     m = beta1 * mean + gain * g
     size = (g if g > 0.0 else -g) + epsilon
     decayed = beta2 * greatest
@@ -563,8 +578,9 @@ def nadam(
     now,
     square_correction,
 ):
-    """m, v as in Adam; w <- w - rate (b1 m / (1 - b1^(t + 1)) + (1 - b1) g / (1 - b1^t)) /
-    (sqrt(v^) + epsilon)"""
+    """m <- beta1 m + (1 - beta1) g; v <- beta2 v + (1 - beta2) g^2; w <- w - rate n /
+    (sqrt(v / (1 - beta2^t)) + epsilon), n = beta1 m / (1 - beta1^(t + 1)) + (1 - beta1) g /
+    (1 - beta1^t) at update t"""
     m = beta1 * mean + gain1 * g
     v = beta2 * mean_square + gain2 * g * g
     return w - rate * (ahead * m + now * g) / (sqrt(square_correction * v) + epsilon), m, v
@@ -582,51 +598,19 @@ def _(step, beta1, beta2, epsilon):
 
 
 @optimizer(
-    "Loshchilov & Hutter, Decoupled weight decay regularization, ICLR 2019, algorithm 2",
-    state=("mean", "mean_square"),
-    constants=("gain1", "gain2", "correction", "square_correction"),
-)
-def adamw(
-    w,
-    g,
-    mean,
-    mean_square,
-    rate,
-    beta1,
-    beta2,
-    epsilon,
-    weight_decay,
-    gain1,
-    gain2,
-    correction,
-    square_correction,
-):
-    """m, v as in Adam; w <- w - rate (m^ / (sqrt(v^) + epsilon) + weight_decay w)"""
-    m = beta1 * mean + gain1 * g
-    v = beta2 * mean_square + gain2 * g * g
-    step = correction * m / (sqrt(square_correction * v) + epsilon)
-    return w - rate * (step + weight_decay * w), m, v
-
-
-@adamw.per_step
-def _(step, beta1, beta2, epsilon, weight_decay):
-    return 1.0 - beta1, 1.0 - beta2, 1.0 / (1.0 - beta1**step), 1.0 / (1.0 - beta2**step)
-
-
-@optimizer(
     "Chen et al., Symbolic discovery of optimization algorithms, NeurIPS 2023",
     state=("mean",),
     constants=("gain1", "gain2"),
 )
-def lion(w, g, mean, rate, beta1, beta2, weight_decay, gain1, gain2):
-    """c = b1 m + (1 - b1) g; w <- w - rate (sign(c) + weight_decay w); m <- b2 m + (1 - b2) g"""
+def lion(w, g, mean, rate, beta1, beta2, gain1, gain2):
+    """w <- w - rate sign(beta1 m + (1 - beta1) g); m <- beta2 m + (1 - beta2) g"""
     c = beta1 * mean + gain1 * g
     sign = 1.0 if c > 0.0 else (-1.0 if c < 0.0 else c)
-    return w - rate * (sign + weight_decay * w), beta2 * mean + gain2 * g
+    return w - rate * sign, beta2 * mean + gain2 * g
 
 
 @lion.per_step
-def _(step, beta1, beta2, weight_decay):
+def _(step, beta1, beta2):
     return 1.0 - beta1, 1.0 - beta2
 
 
@@ -778,3 +762,52 @@ def _(w, p):
     size = w if w > 0.0 else -w
     slope = p * exp((p - 1.0) * log(size)) if size > 0.0 else 0.0 * size
     return slope if w > 0.0 else -slope
+
+
+# ---------------------------------------------------------------------------- merges
+
+
+@merge("Griewank & Walther, Evaluating Derivatives, table 2.3")
+def subtract(a, b):
+    """f(a, b) = a - b"""
+    return a - b
+
+
+@subtract.derivative
+def _(a, b):
+    return 1.0, -1.0
+
+
+@merge("Griewank & Walther, Evaluating Derivatives, table 2.3")
+def multiply(a, b):
+    """f(a, b) = a b"""
+    return a * b
+
+
+@multiply.derivative
+def _(a, b):
+    return b, a
+
+
+@merge("Griewank & Walther, Evaluating Derivatives, section 14.1")
+def maximum(a, b):
+    """f(a, b) = max(a, b); where they are equal each has half the derivative"""
+    return a if a > b else (b if b > a else 0.5 * a + 0.5 * b)
+
+
+@maximum.derivative
+def _(a, b):
+    first = 1.0 if a > b else (0.0 if b > a else 0.5)
+    return first, 1.0 - first
+
+
+@merge("Griewank & Walther, Evaluating Derivatives, section 14.1")
+def minimum(a, b):
+    """f(a, b) = min(a, b); where they are equal each has half the derivative"""
+    return a if a < b else (b if b < a else 0.5 * a + 0.5 * b)
+
+
+@minimum.derivative
+def _(a, b):
+    first = 1.0 if a < b else (0.0 if b < a else 0.5)
+    return first, 1.0 - first

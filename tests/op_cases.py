@@ -48,6 +48,30 @@ ATTRIBUTES: dict[str, tuple[Any, ...]] = {
     "factor": (0.5, 0.01),
     "decay": (((0.25, 0.0), (0.0, 0.0)), ((0.0, 0.5), (0.125, 0.0)), ((0.01, 0.1), (0.01, 0.1))),
     "warm_up": (0, 3),
+    "weight_decay": (0.0, 0.25),
+    "mean": (True, False),
+    "divergence": (False, True),
+    "squared": (False, True),
+    "margin": (1.0, 0.25),
+    "epsilon": (1e-5, 0.1),
+    "momentum": (0.9, 0.0, 0.5),
+    "most_scale": (1.5, 3.0),
+    "most_shift": (0.25, 5.0),
+    "deviation": (0.5, 0.0, 2.0),
+    "target": (0.05, 0.01),
+    "limit": (0.25, 1.0, 100.0),
+    "decay_rate": (0.9, 0.0),
+    "least": (0.0, 1.0),
+    "most": (1.0, 2.5, math.inf),
+    "image": ((5, 7, 1), (4, 4, 3), (1, 1, 1)),
+    "ranges": ((0.5, 0.1, 0.2, 0.25, 0.3, 0.5, 0.5), (0.0,) * 7, (3.0, 0.9, 0.0, 0.5, 1.0, 0, 1)),
+    "fill": (0.0, 0.5),
+    "alpha": (2.0, 8.0),
+    "sigma": (1.0, 4.0),
+    "brightness": (0.5, 0.0),
+    "contrast": (0.5, 0.0),
+    "rectangle": ((0.5, 0.1, 0.4, 3.0), (1.0, 0.5, 1.0, 1.0), (0.0, 0.1, 0.2, 2.0)),
+    "concentration": (0.2, 1.0),
 }
 
 #: Values of the formulas' parameters that have no default, by name; else half above their limit.
@@ -64,7 +88,6 @@ PARAMETERS = {
     "period": 9.0,
     "growth": 2.0,
     "total_steps": 40.0,
-    "weight_decay": 0.01,
     "p": 1.5,
 }
 
@@ -313,12 +336,16 @@ def cases(op: Op, kernels: Kernels, large: bool = True) -> list[Case]:
     found = []
     for i, ((attrs, absent), sizes) in enumerate(pairs):
         dims = dict(sizes)
-        if _parameters(op):  # the compiler emits such an op for batches up to this size only
+        if _parameters(op) and "B" in dims:
+            # The compiler emits such an op for batches up to this size only.
             dims["B"] = min(dims["B"], LARGEST_FUSED_BATCH)
         for name, rule in op.infer.items():
             dims[name] = rule(dims)
+        plain = _plain_attributes(op, rng)
+        if "image" in plain:  # rows are images
+            dims["N"] = math.prod(plain["image"])
         case = Case(
-            op, kernels.dtype, dims, attrs | _plain_attributes(op, rng), absent,
+            op, kernels.dtype, dims, attrs | plain, absent,
             seed=zlib.crc32(f"{op.name} {i}".encode()),
         )  # fmt: skip
         # States have as many numbers as the parameters that they belong to.
@@ -410,8 +437,10 @@ def _domain(case: Case, operand: Operand) -> tuple[float, float]:
         low, high = formula.domain
     elif operand.name == "targets":
         low, high = 0, 1
-    elif operand.name == "weights" or operand.name in case.op.writes[1:]:
-        low = 0  # weights, and averages of squares
+    elif operand.name == "weights":
+        low = 0
+    elif operand.name in case.op.writes[1:]:
+        low = 0.25  # averages of squares: what is divided by less magnifies the rounding of sums
     return max(low, -2.0), min(high, 2.0)
 
 
@@ -422,11 +451,11 @@ def _labels(case: Case, rng: Any) -> np.ndarray:
 
 
 def _segments(case: Case, rng: Any) -> np.ndarray:
-    """Runs (start, stop, l2, l1) that cover all parameters, some of them empty."""
-    inner = np.sort(rng.integers(0, case.dims["P"] + 1, case.dims["S"] - 1))
-    edges = np.concatenate([[0], inner, [case.dims["P"]]])
+    """Runs (start, stop, l2, l1) from the first to the last parameter, with gaps, some empty."""
+    edges = np.sort(rng.integers(0, case.dims["P"] + 1, 2 * case.dims["S"]))
+    edges[[0, -1]] = 0, case.dims["P"]
     factors = rng.integers(0, 3, (case.dims["S"], 2)) / 8
-    return np.concatenate([edges[:-1, None], edges[1:, None], factors], axis=1)
+    return np.concatenate([edges.reshape(-1, 2), factors], axis=1)
 
 
 #: Operands whose contents are more than numbers, by name.
@@ -823,5 +852,6 @@ def pointwise_case(
     op = OPS[name]
     dims = {d: (n,) if d == "..." else n if d == "B" else 1 for d in _names(op)}
     absent = frozenset(o.name for o in op.operands if o.optional and o.name not in present)
-    attrs = {"function": function, "parameters": given}
+    attrs: dict[str, Any] = {"function": function, "parameters": given}
+    attrs |= {n: ATTRIBUTES[n][0] for n in keywords(op) if n not in attrs}
     return Case(op, kernels.dtype, dims, attrs, absent, seed=2)

@@ -143,6 +143,11 @@ LOSS_DATA = {
     "mean_absolute_error": (None, lambda y: np.eye(3)[y]),
     "cross_entropy": ("softmax", lambda y: y),
     "binary_cross_entropy": ("sigmoid", lambda y: np.eye(3)[y]),
+    "negative_log_likelihood": ("log_softmax", lambda y: y),
+    "kl_divergence": ("softmax", lambda y: (np.eye(3)[y] + 0.5) / 2.5),
+    "multiclass_hinge": (None, lambda y: y),
+    "squared_multiclass_hinge": (None, lambda y: y),
+    "cosine_proximity": (None, lambda y: np.eye(3)[y]),
     "perceptron": ("heaviside", lambda y: np.eye(3)[y]),
 }
 
@@ -738,6 +743,12 @@ class Scripted:
     def __init__(self):
         self.stop_training = False
         self.parameters = np.zeros(1)
+
+    def get_weights(self):
+        return [self.parameters]
+
+    def set_weights(self, weights):
+        (self.parameters[:],) = weights
 
 
 def stops_after(callback, values, name):

@@ -450,6 +450,89 @@ CONSTRUCTORS = {
     "dropout -0.1": (lambda: L.Dropout(-0.1), ValueError, ("rate", "got -0.1", "[0, 1)")),
     "dropout NaN": (lambda: L.Dropout(NAN), ValueError, ("rate", "got nan", "[0, 1)")),
     "dropout 'half'": (lambda: L.Dropout("half"), TypeError, ("rate", "got 'half'", "number")),
+    "noise -0.1": (lambda: L.GaussianNoise(-0.1), ValueError, ("stddev", "got -0.1", "[0")),
+    "noise NaN": (lambda: L.GaussianNoise(NAN), ValueError, ("stddev", "got nan", "[0")),
+    "noise None": (lambda: L.GaussianNoise(None), TypeError, ("stddev", "got None", "number")),
+    "gaussian dropout 1": (lambda: L.GaussianDropout(1), ValueError,
+                           ("rate", "got 1", "[0, 1)")),
+    "gaussian dropout -0.1": (lambda: L.GaussianDropout(-0.1), ValueError,
+                              ("rate", "got -0.1", "[0, 1)")),
+    "sparsity target 0": (lambda: L.SparsityRegularization(0), ValueError,
+                          ("target", "got 0", "(0, 1)")),
+    "sparsity target 1": (lambda: L.SparsityRegularization(1.0), ValueError,
+                          ("target", "got 1.0", "(0, 1)")),
+    "sparsity factor -1": (lambda: L.SparsityRegularization(0.1, -1), ValueError,
+                           ("factor", "got -1", "[0")),
+    "activity of no penalty": (lambda: L.ActivityRegularization(None), TypeError,
+                               ("penalty", "None", "L1 or L2")),
+    "activity of a matrix": (lambda: L.ActivityRegularization("orthogonality"), TypeError,
+                             ("penalty", "'orthogonality'", "L1 or L2")),
+    "activity of a near match": (lambda: L.ActivityRegularization("l22"), ValueError,
+                                 ("penalty", "'l22'", "'l2'")),
+    "activity factor -1": (lambda: L.ActivityRegularization(-1), ValueError,
+                           ("factor", "got -1", "[0")),
+    "batch normalization: momentum 1": (lambda: L.BatchNormalization(1), ValueError,
+                                        ("momentum", "got 1", "[0, 1)")),
+    "batch normalization: momentum -0.1": (lambda: L.BatchNormalization(-0.1), ValueError,
+                                           ("momentum", "got -0.1", "[0, 1)")),
+    "batch normalization: epsilon 0": (lambda: L.BatchNormalization(epsilon=0), ValueError,
+                                       ("epsilon", "got 0", "(0")),
+    "batch normalization: r below 1": (lambda: L.BatchNormalization(most_scale=0.9), ValueError,
+                                       ("most_scale", "got 0.9", "[1")),
+    "batch normalization: d below 0": (lambda: L.BatchNormalization(most_shift=-1), ValueError,
+                                       ("most_shift", "got -1", "[0")),
+    "batch normalization: a matrix's penalty": (
+        lambda: L.BatchNormalization(gamma_regularizer="orthogonality"), ValueError,
+        ("gamma_regularizer", "Orthogonality(0.01)", "2 dimensions", "one of 1")),
+    "layer normalization: epsilon 0": (lambda: L.LayerNormalization(0), ValueError,
+                                       ("epsilon", "got 0", "(0")),
+    "layer normalization: penalty": (
+        lambda: L.LayerNormalization(gamma_regularizer=-0.1), ValueError,
+        ("factor", "got -0.1", "[0")),
+    "gain 0": (lambda: L.WeightNormDense(3, gain=0), ValueError, ("gain", "got 0", "(0")),
+    "gain -1": (lambda: L.CosineDense(3, gain=-1), ValueError, ("gain", "got -1", "(0")),
+    "weight normalization: units": (lambda: L.WeightNormDense(0), ValueError,
+                                    ("units", "got 0", "least 1")),
+    "cosines with a bias": (lambda: L.CosineDense(3, use_bias=True), TypeError,
+                            ("use_bias", "CosineDense", "no bias")),
+    "cosines with a penalty on the bias": (
+        lambda: L.CosineDense(3, bias_regularizer=0.1), TypeError,
+        ("bias_regularizer", "CosineDense", "no bias")),
+    "slope NaN": (lambda: L.PReLU(NAN), ValueError, ("slope", "got nan", "number")),
+    "slope 'x'": (lambda: L.PReLU("x"), TypeError, ("slope", "got 'x'", "number")),
+    "pieces 1": (lambda: L.Maxout(3, 1), ValueError, ("pieces", "got 1", "least 2")),
+    "pieces 2.5": (lambda: L.Maxout(3, 2.5), TypeError, ("pieces", "got 2.5", "integer")),
+    "maxout with an activation": (lambda: L.Maxout(3, activation="relu"), TypeError,
+                                  ("activation", "Maxout", "none")),
+    "max norm 0": (lambda: fnn.constraints.MaxNorm(0), ValueError, ("limit", "got 0", "(0")),
+    "max norm -1": (lambda: fnn.constraints.MaxNorm(-1), ValueError, ("limit", "got -1", "(0")),
+    "max norm 'x'": (lambda: fnn.constraints.MaxNorm("x"), TypeError,
+                     ("limit", "got 'x'", "number")),
+    "constraint: near match": (
+        lambda: L.Dense(2, kernel_constraint="maxnorm"), ValueError,
+        ("kernel_constraint", "'maxnorm'", "Did you mean 'max_norm'")),
+    "constraint: a number": (lambda: L.Dense(2, kernel_constraint=3.0), TypeError,
+                             ("kernel_constraint", "float", "Constraint")),
+    "constraint: a penalty": (
+        lambda: L.Dense(2, bias_constraint=fnn.regularizers.L2()), TypeError,
+        ("bias_constraint", "L2", "Constraint")),
+    "max norm of a bias": (
+        lambda: L.Dense(2, bias_constraint=fnn.constraints.MaxNorm(2)), ValueError,
+        ("bias_constraint", "MaxNorm(2)", "2 dimensions", "one of 1")),
+    "unit norm of a bias": (lambda: L.Maxout(2, bias_constraint="unit_norm"), ValueError,
+                            ("bias_constraint", "UnitNorm()", "2 dimensions", "one of 1")),
+    "orthogonality of a bias": (
+        lambda: L.Dense(2, bias_regularizer="orthogonality"), ValueError,
+        ("bias_regularizer", "Orthogonality(0.01)", "2 dimensions", "one of 1")),
+    "orthogonality: factor": (lambda: fnn.regularizers.Orthogonality(-1), ValueError,
+                              ("factor", "got -1", "[0")),
+    "label smoothing 1": (lambda: fnn.losses.CrossEntropy(label_smoothing=1), ValueError,
+                          ("label_smoothing", "got 1", "[0, 1)")),
+    "label smoothing -0.1": (lambda: fnn.losses.CrossEntropy(label_smoothing=-0.1), ValueError,
+                             ("label_smoothing", "got -0.1", "[0, 1)")),
+    "margin 0": (lambda: fnn.losses.MulticlassHinge(0), ValueError, ("margin", "got 0", "(0")),
+    "margin -1": (lambda: fnn.losses.SquaredMulticlassHinge(margin=-1), ValueError,
+                  ("margin", "got -1", "(0")),
     "scale inf": (lambda: L.Rescaling(INF), ValueError, ("scale", "got inf", "number")),
     "offset None": (lambda: L.Rescaling(1.0, None), TypeError, ("offset", "got None", "number")),
     "shape ()": (lambda: fnn.Input(()), ValueError, ("shape", "()", "at least one dimension")),
@@ -480,6 +563,26 @@ CONSTRUCTORS = {
                               ("epsilon", "got -1", "(0")),
     "epsilon NaN of AdaGrad": (lambda: fnn.optimizers.AdaGrad(epsilon=NAN), ValueError,
                                ("epsilon", "got nan", "number")),
+    "weight_decay -1": (lambda: fnn.optimizers.SGD(weight_decay=-1), ValueError,
+                        ("weight_decay", "got -1", "[0")),
+    "weight_decay None": (lambda: fnn.optimizers.AdamW(weight_decay=None), TypeError,
+                          ("weight_decay", "got None", "number")),
+    "clip_value 0": (lambda: fnn.optimizers.SGD(clip_value=0), ValueError,
+                     ("clip_value", "got 0", "(0")),
+    "clip_norm -1": (lambda: fnn.optimizers.Adam(clip_norm=-1), ValueError,
+                     ("clip_norm", "got -1", "(0")),
+    "clip_global_norm NaN": (lambda: fnn.optimizers.Lion(clip_global_norm=NAN), ValueError,
+                             ("clip_global_norm", "got nan", "(0")),
+    "clip_norm True": (lambda: fnn.optimizers.SGD(clip_norm=True), TypeError,
+                       ("clip_norm", "got True", "number")),
+    "ema 1": (lambda: fnn.optimizers.SGD(ema=1), ValueError, ("ema", "got 1", "[0, 1)")),
+    "ema -0.1": (lambda: fnn.optimizers.SGD(ema=-0.1), ValueError, ("ema", "got -0.1", "[0, 1)")),
+    "optimizer option: near match": (
+        lambda: fnn.optimizers.SGD(0.1, clipnorm=1.0), TypeError,
+        ("SGD", "'clipnorm'", "Did you mean 'clip_norm'", "learning_rate, weight_decay")),
+    "optimizer option: another's": (
+        lambda: fnn.optimizers.Momentum(0.1, beta1=0.9), TypeError,
+        ("Momentum", "'beta1'", "learning_rate, mu, weight_decay")),
     "constant rate 0": (lambda: fnn.schedules.Constant(0), ValueError,
                         ("learning_rate", "got 0", "(0")),
     "rate of a decay": (lambda: fnn.schedules.LinearDecay(0, 0, 5), ValueError,
@@ -673,6 +776,28 @@ def test_a_quantity_that_is_not_there_cannot_be_monitored(monitor, parts):
 def test_an_activation_that_does_not_exist_is_no_attribute():
     with pytest.raises(AttributeError, match="rely"):
         _ = fnn.activations.rely
+
+
+@pytest.mark.parametrize(
+    "options, parts",
+    [
+        ({"constraint": fnn.constraints.MaxNorm(2)}, ("MaxNorm", "(inputs, units)", "(4,)")),
+        ({"regularizer": fnn.regularizers.Orthogonality()}, ("Orthogonality", "(4,)")),
+    ],
+    ids=["constraint", "penalty"],
+)
+def test_what_cannot_be_asked_of_a_weight_of_a_layer_of_ones_own(options, parts):
+    class Scale(L.Layer):
+        def weights(self, input_shape):
+            return [L.Weight("scale", input_shape, fnn.initializers.Ones(), **options)]
+
+        def emit(self, graph, x, weights, training):
+            return graph.emit("affine", x, weights[0], None)[0]
+
+    model = fnn.Sequential([fnn.Input(FEATURES), Scale(), L.Dense(1)])
+    model.compile("mean_squared_error")
+    with raises(ValueError, *parts, "scale"):
+        model.fit(rows(), numbers(), verbose=0)
 
 
 def test_base_classes_say_what_is_missing():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,16 @@ import pytest
 
 import fastnn as fnn
 from fastnn import compiler
-from fastnn.compiler import Graph, Node, Program, Purpose, Tensor, build_graph, compile_program
+from fastnn.compiler import (
+    Graph,
+    Head,
+    Node,
+    Program,
+    Purpose,
+    Tensor,
+    build_graph,
+    compile_program,
+)
 from fastnn.compiler.fuse import LARGEST_FUSED_BATCH, PASSES, fuse, fuse_update
 from fastnn.compiler.plan import ALIGNMENT, Plan, lifetimes, plan, tensor_bytes
 from fastnn.kernels.aot import executor
@@ -23,10 +32,12 @@ from fastnn.kernels.formula import FORMULAS
 from fastnn.kernels.op import BATCH, OPS, Op, op
 from fastnn.layers import Activation, Dense, Dropout, Flatten, Rescaling
 from fastnn.losses import LOSSES
-from fastnn.network import Chain
+from fastnn.network import Network, chain
 from fastnn.runtime import BACKENDS, NativeRunner, NumpyRunner, State, make_runner
 
 ROWS, FEATURES = 7, 5
+#: What a network emits: its outputs and its parameters.
+Emitted = tuple[list[Tensor], list[Tensor]]
 ENGINES = [name for name in BACKENDS if name != "auto"]
 PURPOSES = ("train", "gradients", "evaluate", "predict")
 
@@ -46,16 +57,15 @@ class Example:
     metrics: tuple = ()
     optimizer: Any = "adam"
 
-    def chain(self) -> Chain:
-        return Chain(self.layers(), (FEATURES,))
+    def network(self) -> Network:
+        return chain(self.layers(), (FEATURES,))
 
     def purpose(self, kind: str) -> Purpose:
+        metrics = tuple(map(fnn.metrics.get, self.metrics)) if kind != "gradients" else ()
         return Purpose(
             kind,
-            labels=self.labels,
+            (Head(fnn.losses.get(self.loss), self.labels, metrics),),
             weighted=self.weighted and kind != "predict",
-            loss=fnn.losses.get(self.loss),
-            metrics=tuple(map(fnn.metrics.get, self.metrics)) if kind != "gradients" else (),
             optimizer=fnn.optimizers.get(self.optimizer) if kind == "train" else None,
         )
 
@@ -173,7 +183,7 @@ def the(graph: Graph | Program, name: str) -> Node:
 @each_example
 def test_every_pass_keeps_the_results(example, kind, engine):
     """All passes, one after the other, and each program runs: also those that are half fused."""
-    network, purpose, feeds = example.chain(), example.purpose(kind), example.data()
+    network, purpose, feeds = example.network(), example.purpose(kind), example.data()
     base = compiled(network, purpose)
     graph = build_graph(network, purpose)
     want = run(with_graph(base, graph), engine, feeds)
@@ -189,7 +199,7 @@ def test_every_pass_keeps_the_results(example, kind, engine):
 @each_example
 @pytest.mark.parametrize("kind", ["train", "gradients", "evaluate"])
 def test_stabilising_keeps_the_results(example, kind, engine, monkeypatch):
-    network, purpose, feeds = example.chain(), example.purpose(kind), example.data()
+    network, purpose, feeds = example.network(), example.purpose(kind), example.data()
     base = compiled(network, purpose)
     stable = build_graph(network, purpose)
     monkeypatch.setattr(compiler, "stabilise", lambda graph: graph)
@@ -201,7 +211,7 @@ def test_stabilising_keeps_the_results(example, kind, engine, monkeypatch):
 @each_example
 def test_backends_agree_on_every_purpose(example):
     for kind in PURPOSES:
-        program = compiled(example.chain(), example.purpose(kind))
+        program = compiled(example.network(), example.purpose(kind))
         results = [run(program, engine, example.data()) for engine in ENGINES]
         for other in results[1:]:
             assert_same(other, results[0])
@@ -212,7 +222,7 @@ def test_backends_agree_on_every_purpose(example):
 
 def _train(*layers: Any, loss: str = "mean_squared_error", **more: Any) -> Program:
     example = Example(lambda: list(layers), loss, layers[-1].units, **more)
-    return compiled(example.chain(), example.purpose("train"))
+    return compiled(example.network(), example.purpose("train"))
 
 
 @pytest.mark.parametrize("formula", FORMULAS["activation"].values(), ids=lambda f: f.name)
@@ -229,9 +239,7 @@ def test_activations_become_part_of_products(formula):
     assert (first.attrs["function"] == formula.name) == ("x" not in reads)
     assert ("activation_grad" in names(program)) == (reads != {"y"})
     assert (dx.attrs["function"] == formula.name) == (reads == {"y"})
-    predict = compiled(
-        Chain([Dense(4, formula.name)], (FEATURES,)), replace(Purpose("predict"), loss=None)
-    )
+    predict = compiled(chain([Dense(4, formula.name)], (FEATURES,)), Purpose("predict"))
     assert names(predict) == ["gather", "dense", "store"]
 
 
@@ -241,7 +249,7 @@ def test_an_activation_with_two_readers_stays_apart():
             (y,) = graph.emit("activation", z, function="tanh", parameters=())
             return graph.emit("add", y, z)[0]
 
-    program = compiled(Residual(), Purpose("gradients", loss=fnn.losses.MeanSquaredError()))
+    program = compiled(Residual(), Purpose("gradients", (Head(fnn.losses.MeanSquaredError()),)))
     assert "activation" in names(program)
 
 
@@ -259,7 +267,7 @@ def test_cross_entropy_takes_logits_from_softmax():
     assert "softmax_cross_entropy" in names(program)
     assert not {"softmax", "softmax_grad", "cross_entropy"} & set(names(program))
     example = EXAMPLES["probabilities"]
-    apart = compiled(example.chain(), example.purpose("train"))
+    apart = compiled(example.network(), example.purpose("train"))
     assert {"softmax", "softmax_grad", "cross_entropy"} <= set(names(apart))
 
 
@@ -275,8 +283,8 @@ def test_binary_cross_entropy_takes_logits_from_sigmoid():
 
 def test_penalties_are_added_in_the_update():
     example = Example(lambda: [Dense(4, **L2), Dense(3)], "mean_squared_error", 3)
-    assert "penalty_gradient" in names(compiled(example.chain(), example.purpose("gradients")))
-    graph = fuse(build_graph(example.chain(), example.purpose("train")))
+    assert "penalty_gradient" in names(compiled(example.network(), example.purpose("gradients")))
+    graph = fuse(build_graph(example.network(), example.purpose("train")))
     assert "penalty_gradient" not in names(graph)
     table = graph.tables[the(graph, "update").inputs[2]]
     kernel, bias = FEATURES * 4, 4
@@ -296,7 +304,7 @@ def test_penalties_are_added_in_the_update():
 
 def test_evaluation_computes_no_gradients():
     for example in EXAMPLES.values():
-        program = compiled(example.chain(), example.purpose("evaluate"))
+        program = compiled(example.network(), example.purpose("evaluate"))
         assert {n.phase for n in program.nodes} == {"gather", "forward"}
         for node in program.nodes:
             optional = [t for t, o in zip(node.outputs, node.op.outputs, strict=True) if o.optional]
@@ -306,7 +314,7 @@ def test_evaluation_computes_no_gradients():
 
 def test_the_update_is_part_of_the_weight_gradient():
     example = EXAMPLES["one-hot-weighted"]
-    network, purpose = example.chain(), example.purpose("train")
+    network, purpose = example.network(), example.purpose("train")
     fused = compiled(network, purpose)
     assert names(fused).count("dense_update") == 2
     assert not {"dense_dw", "update"} & set(names(fused))
@@ -321,7 +329,7 @@ def test_the_update_is_part_of_the_weight_gradient():
 def test_nothing_dead_is_left(example):
     """Every output of every call is read, summed, stored or a gradient of a parameter."""
     for kind in PURPOSES:
-        program = compiled(example.chain(), example.purpose(kind))
+        program = compiled(example.network(), example.purpose(kind))
         wanted = {t for n in program.nodes for t in n.inputs} | {s.tensor for s in program.sums}
         for node in program.nodes:
             useful = [t in wanted or t.region in ("gradients", "feed") for t in node.outputs if t]
@@ -341,7 +349,7 @@ def test_programs_verify(example, kind, threads, any_threads):
             continue
         chosen = replace(example, labels=labels, weighted=weighted)
         program = compiled(
-            chosen.chain(), chosen.purpose(kind), threads=threads, forced=True,
+            chosen.network(), chosen.purpose(kind), threads=threads, forced=True,
             any_threads=any_threads,
         )  # fmt: skip
         program.verify()
@@ -353,7 +361,7 @@ def test_programs_verify(example, kind, threads, any_threads):
 def program() -> Program:
     """With stored gradients, so that there is something to plant in every phase."""
     example = EXAMPLES["classes"]
-    network, purpose = example.chain(), example.purpose("train")
+    network, purpose = example.network(), example.purpose("train")
     return with_graph(compiled(network, purpose), fuse(build_graph(network, purpose)))
 
 
@@ -429,7 +437,7 @@ def test_verify_finds_a_gradient_in_the_place_of_another():
         lambda: [Dense(FEATURES, use_bias=False), Dense(FEATURES, use_bias=False)],
         "mean_squared_error", FEATURES,
     )  # fmt: skip
-    program = compiled(example.chain(), example.purpose("gradients"))
+    program = compiled(example.network(), example.purpose("gradients"))
     one, other = (n.outputs[0] for n in program.nodes if n.op.name == "dense_dw")
     moved = replace(other, offset=one.offset)
     graph = Graph(list(program.nodes)).substitute({other: moved})
@@ -458,7 +466,7 @@ def test_verify_finds_sums_of_nothing(program):
 
 def test_verify_finds_a_weight_that_is_read_after_its_update():
     example = EXAMPLES["regression"]
-    program = compiled(example.chain(), example.purpose("train"))
+    program = compiled(example.network(), example.purpose("train"))
     reader = the(program, "dense_dx")
     nodes = [n for n in program.nodes if n is not reader]
     first = next(i for i, n in enumerate(nodes) if n.op.name == "dense_update")
@@ -472,15 +480,16 @@ def test_verify_finds_a_weight_that_is_read_after_its_update():
 class RandomNetwork:
     """Layers, branches and joins at random; every tensor may have many readers."""
 
-    features = FEATURES
+    features, buffers = (FEATURES,), 0
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         graph = Graph()
-        self.emit(graph, Tensor("x", (BATCH, FEATURES)), True)
+        self.emit(graph, [Tensor("x", (BATCH, FEATURES))], True)
         self.size = self._size
 
-    def emit(self, graph: Graph, x: Tensor, training: bool) -> tuple[Tensor, list[Tensor]]:
+    def emit(self, graph: Graph, xs: Sequence[Tensor], training: bool) -> Emitted:
+        (x,) = xs
         rng = random.Random(self.seed)
         made, parameters, offset = [x], [], 0
         for i in range(rng.randint(3, 14)):
@@ -515,7 +524,7 @@ class RandomNetwork:
         while len(heads) > 1:
             heads += graph.emit("add", heads.pop(0), heads.pop(0))
         self._size = offset
-        return heads[0], parameters
+        return heads[:1], parameters
 
     def emit_penalties(self, graph: Graph, parameters: list[Tensor]) -> list[Tensor]:
         return [fnn.regularizers.L2(0.1).emit(graph, parameters[0])]
@@ -590,7 +599,7 @@ def test_planned_memory_gives_what_memory_of_its_own_gives(seed, engine):
 
 def test_memory_is_reused():
     deep = Example(lambda: [Dense(32, "relu") for _ in range(12)], "mean_squared_error", 32)
-    program = compiled(deep.chain(), deep.purpose("predict"))
+    program = compiled(deep.network(), deep.purpose("predict"))
     one = tensor_bytes(Tensor("y", (BATCH, 32)), ROWS, "float64")
     assert program.plan.arena_bytes <= 2 * one + 2 * ALIGNMENT + ROWS * FEATURES * 8
 
@@ -619,7 +628,7 @@ class PoisoningRunner(NumpyRunner):
 @each_purpose
 @each_example
 def test_dead_memory_does_not_matter_to_numpy(example, kind):
-    program, feeds = compiled(example.chain(), example.purpose(kind)), example.data()
+    program, feeds = compiled(example.network(), example.purpose(kind)), example.data()
     want = run(program, "numpy", feeds)
     state = make_state(program)
     runner = PoisoningRunner(program, state)
@@ -640,7 +649,7 @@ def test_dead_memory_does_not_matter_to_numpy(example, kind):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_dead_memory_does_not_matter_to_kernels(example, kind, dtype):
     """Call by call, as the executor makes them."""
-    program = compiled(example.chain(), example.purpose(kind), dtype=dtype)
+    program = compiled(example.network(), example.purpose(kind), dtype=dtype)
     feeds = example.data(dtype)
     want = run(program, "cython", feeds)
     state = make_state(program)
@@ -757,17 +766,18 @@ def test_dropout_is_active_in_gradients_and_fixed(engine):
 class TwoLayers:
     """Two dense layers with something between: what a chain of layers cannot say."""
 
-    features, hidden, outputs = FEATURES, 4, 2
+    features, hidden, outputs, buffers = (FEATURES,), 4, 2, 0
     size = FEATURES * 4 + 4 + 4 * 2
 
-    def emit(self, graph: Graph, x: Tensor, training: bool) -> tuple[Tensor, list[Tensor]]:
+    def emit(self, graph: Graph, xs: Sequence[Tensor], training: bool) -> Emitted:
+        (x,) = xs
         w1 = graph.parameter("w1", (FEATURES, 4), 0)
         b1 = graph.parameter("b1", (4,), FEATURES * 4)
         w2 = graph.parameter("w2", (4, 2), FEATURES * 4 + 4)
         (z,) = graph.emit("dense", x, w1, b1, function="identity", parameters=())
         y = self.join(graph, z)
         (out,) = graph.emit("dense", y, w2, None, function="identity", parameters=())
-        return out, [w1, b1, w2]
+        return [out], [w1, b1, w2]
 
     def join(self, graph: Graph, z: Tensor) -> Tensor:
         return z
@@ -810,13 +820,14 @@ class Shared(TwoLayers):
 
     size = FEATURES * FEATURES + FEATURES
 
-    def emit(self, graph: Graph, x: Tensor, training: bool) -> tuple[Tensor, list[Tensor]]:
+    def emit(self, graph: Graph, xs: Sequence[Tensor], training: bool) -> Emitted:
+        (x,) = xs
         w = graph.parameter("w", (FEATURES, FEATURES), 0)
         b = graph.parameter("b", (FEATURES,), FEATURES * FEATURES)
         for _ in range(3):
             (z,) = graph.emit("dense", x, w, b, function="identity", parameters=())
             x = _tanh(graph, z)
-        return x, [w, b]
+        return [x], [w, b]
 
 
 class Summed(TwoLayers):
@@ -824,12 +835,13 @@ class Summed(TwoLayers):
 
     size = 2 * FEATURES * 2
 
-    def emit(self, graph: Graph, x: Tensor, training: bool) -> tuple[Tensor, list[Tensor]]:
+    def emit(self, graph: Graph, xs: Sequence[Tensor], training: bool) -> Emitted:
+        (x,) = xs
         one = graph.parameter("one", (FEATURES, 2), 0)
         other = graph.parameter("other", (FEATURES, 2), FEATURES * 2)
         (w,) = graph.emit("add", one, other)
         (y,) = graph.emit("dense", x, w, None, function="identity", parameters=())
-        return y, [one, other]
+        return [y], [one, other]
 
 
 class Penalised(Shared):
@@ -845,7 +857,7 @@ each_branch = pytest.mark.parametrize("branch", BRANCHES, ids=lambda c: c.__name
 
 def _branch_purpose(kind: str) -> Purpose:
     optimizer = fnn.optimizers.Momentum(0.1) if kind == "train" else None
-    return Purpose(kind, loss=fnn.losses.MeanSquaredError(), optimizer=optimizer)
+    return Purpose(kind, (Head(fnn.losses.MeanSquaredError()),), optimizer=optimizer)
 
 
 def _branch_data(program: Program) -> dict[str, np.ndarray]:
@@ -926,8 +938,8 @@ def test_the_identity_as_an_op_of_its_own():
 
 def test_a_parameter_without_influence_is_refused():
     class Idle(TwoLayers):
-        def emit(self, graph: Graph, x: Tensor, training: bool) -> tuple[Tensor, list[Tensor]]:
-            y, parameters = super().emit(graph, x, training)
+        def emit(self, graph: Graph, xs: Sequence[Tensor], training: bool) -> Emitted:
+            y, parameters = super().emit(graph, xs, training)
             return y, [*parameters, graph.parameter("idle", (3,), self.size)]
 
     with pytest.raises(ValueError, match="idle does not influence the loss"):

@@ -321,6 +321,60 @@ def test_balanced_indices_are_in_random_order_and_reproducible():
     assert first.min() > 15
 
 
+def test_a_draw_of_balanced_indices_never_changes():
+    index = validation.balanced_indices([0, 0, 0, 0, 1, 2, 2], seed=0)
+    same(index, [4, 4, 6, 5, 6, 2, 3, 4, 0, 4, 5, 1])
+
+
+def test_balanced_weights_have_the_gradient_of_balanced_indices():
+    X, y = rare((60, 10, 30))
+    model = classifier(layers=[fnn.Input(4)], dtype="float64")
+    index = validation.balanced_indices(y)
+    loss, gradients = model.loss_and_gradients(X[index], y[index])
+    weighted, expected = model.loss_and_gradients(X, y, balanced_by_hand(y))
+    assert loss == pytest.approx(weighted, rel=1e-12)
+    for mine, theirs in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_balanced_batches_draw_each_class_equally_often_and_anew_in_each_epoch():
+    X, y = rare()
+    X[:, 0] = np.arange(100)  # tells the rows apart
+    batches = validation.BalancedBatches(X, y, batch_size=50, seed=3)
+    epochs = []
+    for _ in range(3):
+        parts = list(batches)
+        assert [len(labels) for _, labels in parts] == [50, 50, 50, 30] and len(batches) == 4
+        rows = np.concatenate([examples[:, 0] for examples, _ in parts]).astype(int)
+        labels = np.concatenate([labels for _, labels in parts])
+        same(labels, y[rows])
+        same(np.bincount(labels), [60, 60, 60])
+        epochs.append(rows)
+    same(epochs[0], validation.balanced_indices(y, seed=3))
+    assert not any(np.array_equal(np.sort(a), np.sort(b)) for a, b in itertools.pairwise(epochs))
+    again = validation.BalancedBatches(X, y, batch_size=50, seed=3)
+    for rows in epochs:
+        same(np.concatenate([examples[:, 0] for examples, _ in again]), rows)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_balanced_batches_train_as_fit_does_on_the_same_rows(one_hot, weighted):
+    X, y = rare()
+    targets = np.eye(3)[y] if one_hot else y
+    w = np.linspace(0.5, 1.5, 100) if weighted else None
+    index = validation.balanced_indices(y, seed=1)
+    model, expected = classifier(), classifier()
+    batches = validation.BalancedBatches(X, targets, sample_weight=w, seed=1)
+    history = model.fit_batches(batches, verbose=0)
+    expected.fit(
+        X[index], targets[index], sample_weight=None if w is None else w[index], shuffle=False,
+        verbose=0,
+    )  # fmt: skip
+    same(model.parameters, expected.parameters)
+    assert history.history["loss"] == pytest.approx(expected.history.history["loss"], rel=1e-6)
+
+
 # ---- ensembles ----------------------------------------------------------------------------------
 
 
@@ -592,6 +646,11 @@ def built(shape=4, **options):
 ONE = classifier()
 X20, Y20 = rare((10, 10))
 
+
+def balanced(y=Y20, **options):
+    return lambda: validation.BalancedBatches(X20, y, **options)
+
+
 #: id: (call, type of the error, parts of its message: the argument, what came, what was expected)
 CASES = {
     # ---- weights of classes
@@ -642,6 +701,13 @@ CASES = {
     "balanced_indices: seed": (
         lambda: validation.balanced_indices([0, 1], seed=0.5), TypeError,
         ("seed", "got 0.5", "integer")),
+    "balanced batches: batch_size": (balanced(batch_size=0), ValueError,
+                                     ("batch_size", "got 0", "least 1")),
+    "balanced batches: seed": (balanced(seed=-1), ValueError, ("seed", "got -1", "least 0")),
+    "balanced batches: y of another length": (balanced(y=[0, 1]), ValueError,
+                                              ("y", "2 rows", "X has 20")),
+    "balanced batches: no classes": (balanced(y=np.ones((20, 2))), ValueError,
+                                     ("y", "(20, 2)", "sum to 1")),
     # ---- cross-validation
     "cross: the same model": (cross(lambda: ONE), ValueError,
                               ("make_model", "before", "new model at each call")),

@@ -234,6 +234,7 @@ def test_compiled_rules_over_several_steps(kernels, formula):
     states = {f"s{i}" for i in range(len(formula.state))}
     absent = frozenset(o.name for o in op.inputs if o.optional and o.name not in states)
     attrs = {"function": formula.name, "parameters": op_cases.parameters(formula)}
+    attrs |= {"weight_decay": 0.0}
     case = op_cases.Case(op, kernels.dtype, {"P": n, "S": 1}, attrs, absent, seed=1)
     data = op_cases.make_data(case)
     data.blocks["segments"][...] = [0, n, 0, 0]

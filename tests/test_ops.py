@@ -182,7 +182,9 @@ def test_cross_entropy_of_extreme_logits(kernels, present, padding, gradient):
     one_hot = np.zeros(z.shape)
     one_hot[:, 0] = 1
     values = {"labels": np.zeros(len(z)), "targets": one_hot}
-    case = _loss_case(kernels, "softmax_cross_entropy", *z.shape, *present, *gradient)
+    case = _loss_case(
+        kernels, "softmax_cross_entropy", *z.shape, *present, *gradient, divergence=False
+    )
     got, _ = op_cases.apply(kernels, case, z=z, **{present[0]: values[present[0]]})
     eps = np.finfo(kernels.dtype).eps
     rows = [0, 2000, np.log(2), np.log(2)]

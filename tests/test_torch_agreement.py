@@ -366,6 +366,10 @@ PENALTIES = {
         lambda w: 0.02 * (0.3 * w.abs() + 0.35 * w.square()).sum(),
     ),
     "lp": (R.Lp(0.02, p=1.5), lambda w: 0.02 * (w.abs() ** 1.5).sum()),
+    "orthogonality": (
+        R.Orthogonality(0.004),
+        lambda w: 0.004 * (w.T @ w - torch.eye(w.shape[1], dtype=w.dtype)).abs().sum(),
+    ),
 }
 
 
@@ -407,6 +411,30 @@ def binary_cross_entropy(logits, target):
 def each(function, **options):
     """A loss of PyTorch's by output, its mean over the outputs of a row."""
     return lambda p, t: function(p, t, reduction="none", **options).mean(dim=1)
+
+
+def likelihood(z, t):
+    """Negative log-likelihood of log-probabilities of labels, or of rows of targets."""
+    rows = z.log_softmax(dim=1)
+    if t.ndim == 1:
+        return functional.nll_loss(rows, t, reduction="none")
+    return -(t * rows).sum(dim=1)
+
+
+def divergence(z, t):
+    if t.ndim == 1:
+        return cross_entropy(z, t)
+    return functional.kl_div(z.log_softmax(dim=1), t, reduction="none").sum(dim=1)
+
+
+def margins(p=1, margin=1.0):
+    """PyTorch divides the sum by the number of classes."""
+    return lambda z, t: OUTPUTS * functional.multi_margin_loss(
+        z, t if t.ndim == 1 else t.argmax(dim=1), p, margin, reduction="none")
+
+
+def proximity(y, t):
+    return -functional.cosine_similarity(y, t, eps=1e-7)
 
 
 def quantile(p, t, q=0.5):
@@ -454,6 +482,35 @@ LOSSES = {
         fnn.losses.CrossEntropy(from_logits=True), None, "labels", cross_entropy),
     "cross_entropy of soft targets from logits": (
         fnn.losses.CrossEntropy(from_logits=True), None, "soft", cross_entropy),
+    **{
+        f"smoothed cross_entropy of {kind}": (
+            fnn.losses.CrossEntropy(label_smoothing=0.2), "softmax", kind,
+            lambda z, t: functional.cross_entropy(z, t, reduction="none", label_smoothing=0.2))
+        for kind in ("labels", "one-hot", "soft")
+    },
+    "smoothed cross_entropy of logits": (
+        fnn.losses.CrossEntropy(from_logits=True, label_smoothing=0.2), None, "labels",
+        lambda z, t: functional.cross_entropy(z, t, reduction="none", label_smoothing=0.2)),
+    **{
+        f"{name} of {kind}": (name, output, kind, rows)
+        for kind in ("labels", "one-hot", "soft")
+        for name, output, rows in (
+            ("negative_log_likelihood", "log_softmax", likelihood),
+            ("kl_divergence", "softmax", divergence),
+            ("multiclass_hinge", None, margins()),
+            ("squared_multiclass_hinge", None, margins(p=2)))
+    },
+    "likelihood of what is not normalized": ("negative_log_likelihood", "tanh", "labels",
+        lambda z, t: functional.nll_loss(z.tanh(), t, reduction="none")),
+    "kl_divergence of sigmoids": ("kl_divergence", "sigmoid", "soft",
+        lambda z, t: functional.kl_div(z.sigmoid().log(), t, reduction="none").sum(dim=1)),
+    "multiclass_hinge of a wide margin": (
+        fnn.losses.MulticlassHinge(2.5), None, "labels", margins(margin=2.5)),
+    "squared_multiclass_hinge of a narrow margin": (
+        fnn.losses.SquaredMulticlassHinge(0.3), None, "labels", margins(p=2, margin=0.3)),
+    "cosine_proximity": ("cosine_proximity", None, "numbers", proximity),
+    "cosine_proximity of tanh": ("cosine_proximity", "tanh", "numbers",
+        lambda z, t: proximity(z.tanh(), t)),
     "binary_cross_entropy": (
         "binary_cross_entropy", "sigmoid", "yes or no", binary_cross_entropy),
     "binary_cross_entropy of logits": (
@@ -463,6 +520,10 @@ LOSSES = {
     "mean_squared_error of sigmoids": (
         "mean_squared_error", "sigmoid", "yes or no", lambda z, t: squared(z.sigmoid(), t)),
 }  # fmt: skip
+
+
+#: Rates other than 0.1, where at that one training multiplies rounding errors, also PyTorch's.
+RATES = {"cosine_proximity": 0.05, "cosine_proximity of tanh": 0.05}
 
 
 def test_every_loss_is_compared():
@@ -477,9 +538,10 @@ def test_losses(case, weighted, dtype):
     loss, output, kind, rows = LOSSES[case]
     X, y = data(dtype, kind)
     w = np.random.default_rng(2).uniform(0, 2, N).astype(dtype) if weighted else None
-    model = ours(output=output, loss=loss, optimizer=fnn.optimizers.SGD(0.1), dtype=dtype)
+    rate = RATES.get(case, 0.1)
+    model = ours(output=output, loss=loss, optimizer=fnn.optimizers.SGD(rate), dtype=dtype)
     network = Theirs(model, dtype)
-    sgd = torch.optim.SGD(network.weights, 0.1)
+    sgd = torch.optim.SGD(network.weights, rate)
     compare(model, network, sgd, rows, X, y, w, dtype=dtype)
 
 
@@ -513,6 +575,7 @@ ACTIVATIONS = {
     "hard_tanh": functional.hardtanh,
     "relu6": functional.relu6,
     "softmax": lambda z: z.softmax(dim=1),
+    "log_softmax": lambda z: z.log_softmax(dim=1),
 }
 
 
@@ -525,10 +588,11 @@ def test_every_activation_is_compared():
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_in_a_network(name, dtype):
     X, y = data(dtype, "numbers")
-    rule = fnn.optimizers.SGD(0.05)
+    rate = 0.005 if name == "log_softmax" else 0.05  # its values are large
+    rule = fnn.optimizers.SGD(rate)
     model = ours(hidden=name, loss="mean_squared_error", optimizer=rule, dtype=dtype)
     network = Theirs(model, dtype, hidden=ACTIVATIONS[name])
-    sgd = torch.optim.SGD(network.weights, 0.05)
+    sgd = torch.optim.SGD(network.weights, rate)
     compare(model, network, sgd, squared, X, y, dtype=dtype)
 
 

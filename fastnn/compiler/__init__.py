@@ -5,22 +5,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..kernels.op import BATCH
-from .autodiff import differentiate
+from ..kernels.ref.random import MIXTURE
+from .autodiff import append_backward, differentiate
 from .fuse import fuse, fuse_update, stabilise
-from .graph import Graph, Node, Sum, Tensor
+from .graph import PHASES, Graph, Node, Sum, Tensor
 from .plan import item_size, plan
 from .program import Cost, Program
 from .split import Split, available_threads, choose
 
 __all__ = [
+    "PENALTY",
     "Cost",
     "Graph",
+    "Head",
     "Node",
     "Program",
     "Purpose",
@@ -31,6 +35,7 @@ __all__ = [
     "available_threads",
     "build_graph",
     "compile_program",
+    "feed_name",
 ]
 
 
@@ -45,11 +50,25 @@ class Target:
 class Network(Protocol):
     """What the compiler asks of a model."""
 
-    features: int
-    size: int
+    @property
+    def features(self) -> Sequence[int]:
+        """Numbers of an example of each input."""
+        ...
 
-    def emit(self, graph: Graph, x: Tensor, training: bool) -> tuple[Tensor, list[Tensor]]:
-        """Emit the forward ops; the prediction and the parameters."""
+    @property
+    def size(self) -> int:
+        """Numbers of all parameters."""
+        ...
+
+    @property
+    def buffers(self) -> int:
+        """Numbers of what layers keep beside their parameters."""
+        ...
+
+    def emit(
+        self, graph: Graph, xs: Sequence[Tensor], training: bool
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Emit the forward ops; the outputs and the parameters."""
         ...
 
     def emit_penalties(self, graph: Graph, parameters: list[Tensor]) -> list[Tensor]:
@@ -58,88 +77,189 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
+class Head:
+    """What becomes of one output: its loss, with its weight among several, and metrics.
+
+    ``labels`` says whether targets are class numbers; ``name`` is empty for an only output.
+    """
+
+    loss: Any
+    labels: bool = False
+    metrics: tuple[Any, ...] = ()
+    name: str = ""
+    weight: float = 1.0
+
+    def title(self, quantity: str) -> str:
+        """What a quantity of this output is called in logs."""
+        return f"{self.name}_{quantity}" if self.name else quantity
+
+
+@dataclass(frozen=True)
 class Purpose:
     """What a program is for, and so which parts it has.
 
     ``train`` runs everything, ``gradients`` leaves the parameters alone, ``evaluate`` computes loss
-    and metrics, ``predict`` stores predictions. ``labels`` says whether targets are class numbers.
+    and metrics, ``predict`` stores outputs. ``inputs`` stores gradients by the inputs: of the loss,
+    or, where there are no heads, of the outputs times given cotangents. ``mixup`` above 0 trains on
+    mixtures of rows.
     """
 
     kind: str
-    labels: bool = False
+    heads: tuple[Head, ...] = ()
     weighted: bool = False
-    loss: Any = None
-    metrics: tuple[Any, ...] = ()
     optimizer: Any = None
+    mixup: float = 0.0
 
 
-def _emit_target(graph: Graph, purpose: Purpose, units: int) -> Target:
-    if purpose.labels:
-        source = Tensor("y", (BATCH,), type="int32", region="feed")
+#: Name of the sums that penalties add to the loss.
+PENALTY = "penalty"
+
+
+def feed_name(name: str, i: int) -> str:
+    """Name of the user's array number i: ``x``, ``x1``, ``x2``, ..."""
+    return f"{name}{i or ''}"
+
+
+def _gather(graph: Graph, name: str, i: int, numbers: int) -> Tensor:
+    """The rows of a batch from one of the user's arrays."""
+    source = Tensor(feed_name(name, i), (BATCH, numbers), region="feed")
+    with graph.during("gather"):
+        return graph.emit("gather", source, scale=1.0, offset=0.0)[0]
+
+
+def _mixed(graph: Graph, x: Tensor | None, purpose: Purpose) -> Tensor:
+    """Mixtures of rows, the same ones for examples and targets."""
+    assert x is not None
+    with graph.during("gather"):
+        return graph.emit("mix", x, concentration=purpose.mixup, stream=MIXTURE)[0]
+
+
+def _store(graph: Graph, name: str, results: Sequence[Tensor]) -> Graph:
+    """Write results to the user's arrays."""
+    swap = {}
+    for i, result in enumerate(results):
+        (made,) = graph.emit("store", result)
+        swap[made] = Tensor(feed_name(name, i), result.shape, region="feed")
+    return graph.substitute(swap)
+
+
+def _target(graph: Graph, head: Head, i: int, units: int) -> Target:
+    if not head.labels:
+        return Target(None, _gather(graph, "y", i, units))
+    source = Tensor(feed_name("y", i), (BATCH,), type="int32", region="feed")
+    with graph.during("gather"):
         return Target(graph.emit("gather_labels", source)[0], None)
-    source = Tensor("y", (BATCH, units), region="feed")
-    return Target(None, graph.emit("gather", source, scale=1.0, offset=0.0)[0])
+
+
+def _emit_losses(graph: Graph, purpose: Purpose, outputs: Sequence[Tensor]) -> None:
+    """The loss and the metrics of each output."""
+    targets = [
+        _target(graph, head, i, output.shape[1])
+        for i, (head, output) in enumerate(zip(purpose.heads, outputs, strict=True))
+    ]
+    if purpose.mixup:
+        targets = [Target(None, _mixed(graph, t.targets, purpose)) for t in targets]
+    weights = _gather(graph, "w", 0, 1) if purpose.weighted else None
+    for head, output, target in zip(purpose.heads, outputs, targets, strict=True):
+        rows = head.loss.emit(graph, output, target, weights)
+        graph.sums.append(Sum(head.title("loss"), rows, True, True, head.weight))
+        for metric in head.metrics:
+            rows = metric.emit(graph, output, target, head.loss)
+            graph.sums.append(Sum(head.title(metric.name), rows, per_row=True, is_loss=False))
 
 
 def build_graph(network: Network, purpose: Purpose) -> Graph:
     """The graph of one step, differentiated but not yet fused."""
     graph = Graph()
-    training = purpose.kind in ("train", "gradients")
-    with graph.during("gather"):
-        source = Tensor("x", (BATCH, network.features), region="feed")
-        (x,) = graph.emit("gather", source, scale=1.0, offset=0.0)
-    prediction, parameters = network.emit(graph, x, training)
+    xs = [_gather(graph, "x", i, numbers) for i, numbers in enumerate(network.features)]
+    if purpose.mixup:
+        xs = [_mixed(graph, x, purpose) for x in xs]
+    if purpose.kind == "inputs":
+        for x in xs:
+            graph.follow(x)
+    outputs, parameters = network.emit(graph, xs, purpose.kind in ("train", "gradients"))
     if purpose.kind == "predict":
-        (made,) = graph.emit("store", prediction)
-        return graph.substitute({made: Tensor("out", prediction.shape, region="feed")})
-    with graph.during("gather"):
-        target = _emit_target(graph, purpose, prediction.shape[1])
-        weights = None
-        if purpose.weighted:
-            feed = Tensor("w", (BATCH, 1), region="feed")
-            (weights,) = graph.emit("gather", feed, scale=1.0, offset=0.0)
-    rows = purpose.loss.emit(graph, prediction, target, weights)
-    graph.sums.append(Sum("loss", rows, per_row=True, is_loss=True))
-    for metric in purpose.metrics:
-        rows = metric.emit(graph, prediction, target, purpose.loss)
-        graph.sums.append(Sum(metric.name, rows, per_row=True, is_loss=False))
-    for parts in network.emit_penalties(graph, parameters):
-        graph.sums.append(Sum("penalty", parts, per_row=False, is_loss=True))
-    graph = graph.with_nodes(sorted(graph.nodes, key=lambda node: node.phase != "gather"))
-    graph = stabilise(graph)
-    if training:
+        return _in_phases(_store(graph, "out", outputs))
+    given: dict[Tensor, Tensor] = {}
+    if purpose.heads:
+        _emit_losses(graph, purpose, outputs)
+    else:
+        for i, output in enumerate(outputs):
+            cotangent = _gather(graph, "y", i, output.shape[1])
+            if output in given:  # several outputs are the same
+                with graph.during("backward"):
+                    (cotangent,) = graph.emit("add", given[output], cotangent)
+            given[output] = cotangent
+    if purpose.kind != "inputs":
+        for parts in network.emit_penalties(graph, parameters):
+            graph.sums.append(Sum(PENALTY, parts, per_row=False, is_loss=True))
+    graph = stabilise(_in_phases(graph))
+    if purpose.kind == "inputs":
+        gradients = append_backward(graph, given)
+        with graph.during("update"):
+            graph = _store(graph, "out", [gradients[x] for x in xs])
+    elif purpose.kind != "evaluate":
         graph = differentiate(graph, parameters)
     if purpose.kind == "train":
-        _emit_update(graph, network.size, purpose.optimizer)
-    return graph
+        _emit_update(graph, parameters, network.size, purpose.optimizer)
+    else:
+        graph = graph.with_nodes(n for n in graph.nodes if not n.op.writes)
+    return _in_phases(graph)
 
 
-def _emit_update(graph: Graph, size: int, optimizer: Any) -> None:
+def _in_phases(graph: Graph) -> Graph:
+    """The nodes in the order of their phases, and as they were emitted within each."""
+    return graph.with_nodes(sorted(graph.nodes, key=lambda node: PHASES.index(node.phase)))
+
+
+def _emit_update(graph: Graph, parameters: Sequence[Tensor], size: int, optimizer: Any) -> None:
     rate = optimizer.learning_rate
     with graph.during("gather"):  # before anything is updated
         graph.emit(
             "schedule", function=rate.function, parameters=rate.parameters, warm_up=rate.warm_up
         )
-        rule = {"function": optimizer.function, "parameters": optimizer.parameters}
+        rule = {
+            "function": optimizer.function,
+            "parameters": optimizer.parameters,
+            "weight_decay": optimizer.decoupled_decay,
+        }
         graph.emit("prepare_update", **rule)
     graph.nodes[:] = [*graph.nodes[-2:], *graph.nodes[:-2]]
+    flat = Tensor("parameters", (size,), region="parameters")
+    gradients = Tensor("gradients", (size,), region="gradients")
     with graph.during("update"):
-        flat = Tensor("parameters", (size,), region="parameters")
-        gradients = Tensor("gradients", (size,), region="gradients")
+        _emit_clipping(graph, parameters, gradients, optimizer)
         segments = Tensor("segments", (1, 4), type="double", region="table")
-        graph.tables[segments] = np.array([[0.0, size, 0.0, 0.0]])
+        graph.tables[segments] = np.array([[0.0, size, optimizer.coupled_decay, 0.0]])
         states: list[Tensor | None] = [
             Tensor(name, (size,), region="state", slot=i) for i, name in enumerate(optimizer.state)
         ]
         states += [None] * (4 - len(states))
-        graph.emit(
-            "update",
-            flat,
-            gradients,
-            segments,
-            *states,
-            **rule,
-        )
+        graph.emit("update", flat, gradients, segments, *states, **rule)
+    if optimizer.ema is not None:
+        slot = len(optimizer.state)
+        average = Tensor("average", (size,), region="state", slot=slot)
+        with graph.during("constrain"):
+            graph.emit("average_weights", flat, average, decay_rate=optimizer.ema)
+
+
+def _emit_clipping(
+    graph: Graph, parameters: Sequence[Tensor], gradients: Tensor, optimizer: Any
+) -> None:
+    """Clip gradients before the update: each number, each array's length, or that of all."""
+    if optimizer.clip_value is not None:
+        graph.emit_in_place("clip_value", gradients, limit=optimizer.clip_value)
+    arrays = []
+    if optimizer.clip_norm is not None:
+        arrays = [
+            Tensor(f"d{p.name}", p.shape, region="gradients", offset=p.offset) for p in parameters
+        ]
+    for gradient in arrays:
+        (parts,) = graph.emit("squared_norm", gradient)
+        graph.emit_in_place("clip_norm", gradient, parts, limit=optimizer.clip_norm)
+    if optimizer.clip_global_norm is not None:
+        (parts,) = graph.emit("squared_norm", gradients)
+        graph.emit_in_place("clip_norm", gradients, parts, limit=optimizer.clip_global_norm)
 
 
 def compile_program(
@@ -167,11 +287,10 @@ def compile_program(
         batch,
         item_size("real", dtype),
         threads,
-        # Without an update pass nothing would sum the threads' gradients, and a penalty that is not
-        # part of that pass would be added by each.
+        # Without an update pass nothing would sum the threads' gradients.
         can_shard=purpose.kind != "gradients"
         and not any_threads
-        and all(n.op.name != "penalty_gradient" for n in graph.nodes),
+        and not any(n.op.whole for n in graph.nodes),
         forced=forced,
     )
     if split.mode != "shard":
@@ -193,5 +312,6 @@ def _program(
         batch=batch,
         dtype=dtype,
         parameters=network.size,
-        states=len(purpose.optimizer.state) if purpose.kind == "train" else 0,
+        states=len(purpose.optimizer.slots) if purpose.kind == "train" else 0,
+        buffers=network.buffers,
     )

@@ -44,12 +44,20 @@ def stabilise(graph: Graph) -> Graph:
             return node
         logits = (producer.inputs[0], *node.inputs[1:])
         softmax = producer.op.name == "softmax"
+        log_softmax = producer.op.name == "log_softmax"
         activation = producer.attrs["function"] if producer.op.name == "activation" else None
         sigmoid = activation == "sigmoid"
         function = node.attrs.get("function")
         if softmax and node.op.name == "cross_entropy":
-            return replace(node, op=OPS["softmax_cross_entropy"], inputs=logits, attrs={})
-        if softmax and node.op.name == "accuracy":
+            attrs = {"divergence": False}
+            return replace(node, op=OPS["softmax_cross_entropy"], inputs=logits, attrs=attrs)
+        if softmax and function == "kl_divergence" and not node.attrs["mean"]:
+            attrs = {"divergence": True}
+            return replace(node, op=OPS["softmax_cross_entropy"], inputs=logits, attrs=attrs)
+        if log_softmax and node.op.name == "negative_log_likelihood":
+            attrs = {"divergence": False}
+            return replace(node, op=OPS["softmax_cross_entropy"], inputs=logits, attrs=attrs)
+        if (softmax or log_softmax) and node.op.name == "accuracy":
             return replace(node, inputs=logits)
         if sigmoid and node.op.name == "pointwise_loss" and function == "binary_cross_entropy":
             attrs = node.attrs | {"function": "sigmoid_cross_entropy"}
@@ -135,10 +143,20 @@ DECAYS: dict[str, Callable[..., tuple[float, float]]] = {
 }
 
 
+def _changes_gradients(graph: Graph) -> bool:
+    """Whether gradients, with all that is in them, are clipped before the update."""
+    return any(
+        t is not None and t.region == "gradients"
+        for node in graph.nodes
+        if node.phase == "update"
+        for t in node.outputs
+    )
+
+
 def fuse_penalty(graph: Graph) -> Graph:
     """The gradient of a simple penalty is added in the pass that updates the parameters."""
     update = next((n for n in graph.nodes if n.op.name == "update"), None)
-    if update is None:
+    if update is None or _changes_gradients(graph):
         return graph
     segments = update.inputs[2]
     assert segments is not None
@@ -191,7 +209,7 @@ def fuse_update(graph: Graph, batch: int) -> Graph:
     the order that differentiation gives: a layer's input gradient, which reads them, comes first.
     """
     update = next((n for n in graph.nodes if n.op.name == "update"), None)
-    if update is None or batch > LARGEST_FUSED_BATCH:
+    if update is None or batch > LARGEST_FUSED_BATCH or _changes_gradients(graph):
         return graph
     segments, states = update.inputs[2], update.inputs[3:]
     assert segments is not None
@@ -245,7 +263,7 @@ def eliminate_dead(graph: Graph) -> Graph:
     for node in reversed(graph.nodes):
         acts = bool(node.op.writes) or not node.op.outputs
         wanted = tuple(
-            t if t in needed or (t is not None and t.region == "feed") else None
+            t if t in needed or (t is not None and t.region in ("feed", "gradients")) else None
             for t in node.outputs
         )
         if not acts and all(t is None for t in wanted):

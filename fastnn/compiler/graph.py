@@ -14,15 +14,16 @@ from typing import Any
 from ..kernels.op import OPS, Op, Shape
 
 #: Phases of a step, in order.
-PHASES = ("gather", "forward", "backward", "update")
+PHASES = ("gather", "forward", "backward", "update", "constrain")
 
 
 @dataclass(eq=False)
 class Tensor:
     """A symbolic array. ``region`` says whose memory it lives in:
 
-    ``arena`` (planned, reused), ``parameters``, ``gradients`` and ``state`` (flat vectors, at
-    ``offset`` numbers from their start; ``slot`` tells the optimizer's states apart), ``rows``
+    ``arena`` (planned, reused), ``parameters``, ``gradients``, ``buffers`` and ``state`` (flat
+    vectors, at ``offset`` numbers from their start; ``buffers`` are what layers keep beside their
+    parameters, ``slot`` tells the optimizer's states apart), ``rows``
     (results that the executor sums), ``feed`` (the user's array ``name``), ``table`` (constants).
     """
 
@@ -55,12 +56,16 @@ class Node:
 
 @dataclass(frozen=True)
 class Sum:
-    """A result that the executor sums: per row of the batch, or once a step (a penalty)."""
+    """A result that the executor sums: per row of the batch, or once a step (a penalty).
+
+    What is minimised is the sum of all that are a loss, each times its factor.
+    """
 
     name: str
     tensor: Tensor
     per_row: bool
     is_loss: bool
+    factor: float = 1.0
 
 
 @dataclass
@@ -77,7 +82,14 @@ class Graph:
 
     def parameter(self, name: str, shape: Shape, offset: int) -> Tensor:
         """A view into the flat parameters."""
-        tensor = Tensor(name, shape, region="parameters", offset=offset)
+        return self.follow(Tensor(name, shape, region="parameters", offset=offset))
+
+    def buffer(self, name: str, shape: Shape, offset: int) -> Tensor:
+        """A view into the flat buffers, which have no gradient."""
+        return Tensor(name, shape, region="buffers", offset=offset)
+
+    def follow(self, tensor: Tensor) -> Tensor:
+        """Ask for the gradient by this tensor."""
         self._differentiable.add(tensor)
         return tensor
 
@@ -87,7 +99,7 @@ class Graph:
         return self._streams
 
     def needs_gradient(self, tensor: Tensor) -> bool:
-        """Whether the tensor is, or depends on, a parameter."""
+        """Whether the tensor is, or depends on, one whose gradient is asked for."""
         return tensor in self._differentiable
 
     def emit(
@@ -95,11 +107,16 @@ class Graph:
         name: str,
         *inputs: Tensor | None,
         outputs: tuple[bool, ...] | None = None,
+        dims: Mapping[str, int] | None = None,
         **attrs: Any,
     ) -> tuple[Any, ...]:
-        """Append an op and return its outputs; ``outputs`` says which are wanted (all)."""
+        """Append an op and return its outputs.
+
+        ``outputs`` says which are wanted (all), ``dims`` the dimensions that only outputs have.
+        """
         op = OPS[name]
-        shapes = op.output_shapes([t.shape if t is not None else None for t in inputs])
+        given = [t.shape if t is not None else None for t in inputs]
+        shapes = op.output_shapes(given, **(dims or {}))
         made = tuple(
             Tensor(
                 f"{operand.name}{len(self.nodes)}",
@@ -115,8 +132,19 @@ class Graph:
         )
         self.nodes.append(Node(op, inputs, made, attrs, self.phase))
         if any(t in self._differentiable for t in inputs):
-            self._differentiable.update(t for t in made if t is not None)
+            self._differentiable.update(
+                t
+                for t, operand in zip(made, op.outputs, strict=True)
+                if t is not None and operand.name not in op.without_gradient
+            )
         return made
+
+    def emit_in_place(
+        self, name: str, tensor: Tensor, *inputs: Tensor | None, **attrs: Any
+    ) -> None:
+        """Append an op that replaces its first input, outside the arena, by its only output."""
+        (made,) = self.emit(name, tensor, *inputs, **attrs)
+        made.region, made.offset, made.slot = tensor.region, tensor.offset, tensor.slot
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:

@@ -11,6 +11,14 @@ from .graph import PHASES, Node, Sum, Tensor
 from .plan import Plan, concrete, item_size, plan, tensor_bytes
 from .split import Split
 
+#: Regions that are flat vectors, and the attribute of `Program` that has their size.
+FLAT = {
+    "parameters": "parameters",
+    "gradients": "parameters",
+    "state": "parameters",
+    "buffers": "buffers",
+}
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -30,8 +38,9 @@ class Program:
         The calls. The first ``compute`` come before the loss is looked at, the rest update.
     batch
         The largest number of rows of a step.
-    parameters, states
-        Size of the flat vector of parameters; number of vectors like it that the optimizer keeps.
+    parameters, states, buffers
+        Size of the flat vector of parameters; number of vectors like it that the optimizer keeps;
+        size of the flat vector of what layers keep beside their parameters.
     scratch
         Bytes that the runner's kernels work in beside what is planned.
     """
@@ -46,6 +55,7 @@ class Program:
     dtype: str
     parameters: int
     states: int
+    buffers: int = 0
     scratch: int = 0
 
     @property
@@ -65,11 +75,14 @@ class Program:
         return (t for node in self.nodes for t in node.operands)
 
     @property
-    def outputs(self) -> int:
-        """Numbers per row that a program for prediction stores."""
-        (store,) = (n for n in self.nodes if n.op.name == "store")
-        assert store.inputs[0] is not None
-        return store.inputs[0].shape[1]
+    def stored(self) -> dict[str, int]:
+        """Numbers per row of each array of the user's that the program writes to."""
+        return {
+            t.name: t.shape[1]
+            for node in self.nodes
+            for t in node.outputs
+            if t is not None and t.region == "feed"
+        }
 
     def unsharded(self) -> Program:
         """The same calls for one thread and whole batches."""
@@ -101,10 +114,10 @@ class Program:
         return {
             "parameters": self.parameters * size,
             "gradients": self.gradients * size * shards,
+            "buffers": self.buffers * size,
             "optimizer state": self.parameters * size * self.states,
-            "last good weights": self.parameters
+            "last good weights": (self.parameters * (1 + self.states) + self.buffers)
             * size
-            * (1 + self.states)
             * (self.purpose == "train"),
             "arena": self.plan.arena_bytes * shards,
             "results": self.plan.rows_bytes,
@@ -132,22 +145,23 @@ class Program:
                     raise ValueError(f"{where}: {tensor} is read before it is written")
             written.update(t for t in node.outputs if t is not None)
             for tensor in node.operands:
-                if tensor is None or tensor.region not in ("parameters", "gradients", "state"):
+                if tensor is None or tensor.region not in FLAT:
                     continue
-                if tensor.offset + math.prod(tensor.shape) > self.parameters:
+                if tensor.offset + math.prod(tensor.shape) > getattr(self, FLAT[tensor.region]):
                     raise ValueError(f"{where}: {tensor} leaves the flat {tensor.region}")
-        self._verify_updates(written)
+        self._verify_updates()
         for result in self.sums:
             if result.tensor not in written:
                 raise ValueError(f"{result.name} is summed but never written")
         self._verify_memory()
 
-    def _verify_updates(self, written: set[Tensor]) -> None:
+    def _verify_updates(self) -> None:
         """Every parameter has one gradient, and none is read once it has been updated."""
-        spans = [_span(t) for t in written if t.region == "gradients"]
+        made = (n for n in self.nodes if n.phase == "backward")
+        spans = [_span(t) for n in made for t in n.outputs if t and t.region == "gradients"]
         changed: list[tuple[int, int]] = []
         for i, node in enumerate(self.nodes):
-            if node.phase == "update":  # one pass over what is left, see its segments
+            if node.phase in ("update", "constrain"):  # passes over what is left
                 continue
             for operand, tensor in zip(node.op.operands, node.operands, strict=True):
                 if tensor is None or tensor.region != "parameters":

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .. import activations, checks, initializers, regularizers
+from .. import activations, checks, constraints, initializers, regularizers
 from ..compiler import Graph, Tensor
 from .base import Layer, Shape, Weight
 
@@ -26,6 +26,8 @@ class Dense(Layer):
         Names or objects of ``fnn.initializers``. Glorot uniform and zeros, as in Keras.
     kernel_regularizer, bias_regularizer
         Penalties of ``fnn.regularizers``, or None. Biases are not penalised unless asked.
+    kernel_constraint, bias_constraint
+        What ``fnn.constraints`` enforce after each update, or None.
 
     Raises
     ------
@@ -52,14 +54,18 @@ class Dense(Layer):
         bias_initializer: Any = "zeros",
         kernel_regularizer: Any = None,
         bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
     ) -> None:
         self.units = checks.positive_int("units", units)
         self.activation = activations.get(activation)
         self.use_bias = bool(use_bias)
         self.kernel_initializer = initializers.get("kernel_initializer", kernel_initializer)
         self.bias_initializer = initializers.get("bias_initializer", bias_initializer)
-        self.kernel_regularizer = regularizers.get("kernel_regularizer", kernel_regularizer)
-        self.bias_regularizer = regularizers.get("bias_regularizer", bias_regularizer)
+        self.kernel_regularizer = regularizers.get("kernel_regularizer", kernel_regularizer, 2)
+        self.bias_regularizer = regularizers.get("bias_regularizer", bias_regularizer, 1)
+        self.kernel_constraint = constraints.get("kernel_constraint", kernel_constraint, 2)
+        self.bias_constraint = constraints.get("bias_constraint", bias_constraint, 1)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         if len(input_shape) != 1:
@@ -75,8 +81,15 @@ class Dense(Layer):
             (input_shape[0], self.units),
             self.kernel_initializer,
             self.kernel_regularizer,
+            constraint=self.kernel_constraint,
         )
-        bias = Weight("bias", (self.units,), self.bias_initializer, self.bias_regularizer)
+        bias = Weight(
+            "bias",
+            (self.units,),
+            self.bias_initializer,
+            self.bias_regularizer,
+            constraint=self.bias_constraint,
+        )
         return (kernel, bias) if self.use_bias else (kernel,)
 
     def emit(self, graph: Graph, x: Tensor, weights: Sequence[Tensor], training: bool) -> Tensor:
@@ -85,7 +98,7 @@ class Dense(Layer):
         return self.activation.emit(graph, z)
 
     def __repr__(self) -> str:
-        return f"Dense({self.units}, activation={self.activation!r})"
+        return f"{type(self).__name__}({self.units}, activation={self.activation!r})"
 
 
 class Activation(Layer):

@@ -22,7 +22,7 @@ typedef struct {
     const int64_t *order;   /* row number at each position, or NULL for the identity */
     uint64_t seed;
     double rate;            /* learning rate, set by the schedule's call */
-    double rule[16];        /* of the update rule: rate, parameters, constants of the step */
+    double rule[16];        /* of the update rule: rate, parameters, constants of the step; decay */
     void *scratch;          /* this thread's, as large as the largest request of its calls */
 } Step;
 

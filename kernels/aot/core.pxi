@@ -2,7 +2,7 @@
 # sets FASTNN_REAL and the target flags. Every kernel is a function of abi.h's type.
 
 from libc.math cimport (cos as libc_cos, exp as libc_exp, floor as libc_floor, log as libc_log,
-                        sqrt as libc_sqrt)
+                        pow as libc_pow, sin as libc_sin, sqrt as libc_sqrt)
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
@@ -71,8 +71,12 @@ cdef extern from "elementary.h" nogil:
     real r_tanh(real x)
     real r_erf(real x)
     real r_sqrt(real x)
+    real r_cos_turns(real x)
 
 cdef extern from "philox.h" nogil:
+    void philox_rows(uint64_t seed, uint32_t stream, uint32_t step, uint32_t row, int64_t rows,
+                     uint32_t first, int64_t n, uint32_t* w0, uint32_t* w1, uint32_t* w2,
+                     uint32_t* w3)
     void philox_words(uint64_t seed, uint32_t stream, uint32_t step, uint32_t row, uint32_t first,
                       int64_t n, uint32_t* w0, uint32_t* w1, uint32_t* w2, uint32_t* w3)
 
@@ -84,6 +88,9 @@ ctypedef void (*loss_loop)(const real*, const real*, real*, int64_t, const doubl
 ctypedef void (*optimizer_loop)(real*, const real*, real**, int64_t, const double*) noexcept nogil
 ctypedef void (*per_step_function)(int64_t, double*) noexcept nogil
 ctypedef void (*penalty_loop)(const real*, real*, int64_t, const double*) noexcept nogil
+ctypedef void (*merge_loop)(const real*, const real*, real*, int64_t, const double*) noexcept nogil
+ctypedef void (*merge_grad_loop)(const real*, const real*, real*, real*, int64_t,
+                                 const double*) noexcept nogil
 ctypedef double (*schedule_function)(int64_t, const double*) noexcept nogil
 
 
@@ -103,9 +110,13 @@ include "scalars.pxi"
 include "gemm.pxi"
 include "update.pxi"
 include "dense.pxi"
-include "pointwise.pxi"
 include "softmax.pxi"
+include "normalization.pxi"
+include "pointwise.pxi"
 include "losses.pxi"
+include "merging.pxi"
+include "weights.pxi"
+include "images.pxi"
 include "rows.pxi"
 
 #: (kind, name) -> addresses of a formula's loop and of its companion's.
@@ -116,26 +127,71 @@ kernels = {
     "accuracy": <uintptr_t>accuracy,
     "activation": <uintptr_t>activation,
     "activation_grad": <uintptr_t>activation_grad,
+    "activity_penalty": <uintptr_t>activity_penalty,
     "add": <uintptr_t>add,
+    "affine": <uintptr_t>affine,
+    "affine_dw": <uintptr_t>affine_dw,
+    "average_weights": <uintptr_t>average_weights,
+    "center_rows": <uintptr_t>center_rows,
+    "clip_norm": <uintptr_t>clip_norm,
+    "clip_value": <uintptr_t>clip_value,
+    "concatenate": <uintptr_t>concatenate,
+    "constrain_norm": <uintptr_t>constrain_norm,
+    "constrain_sign": <uintptr_t>constrain_sign,
+    "cosine_proximity": <uintptr_t>cosine_proximity,
     "cross_entropy": <uintptr_t>cross_entropy,
     "dense": <uintptr_t>dense,
     "dense_dw": <uintptr_t>dense_dw,
     "dense_dx": <uintptr_t>dense_dx,
     "dense_update": <uintptr_t>dense_update,
     "dropout": <uintptr_t>dropout,
+    "elastic": <uintptr_t>elastic,
+    "erase": <uintptr_t>erase,
     "gather": <uintptr_t>gather,
     "gather_labels": <uintptr_t>gather_labels,
+    "gaussian_dropout": <uintptr_t>gaussian_dropout,
+    "gaussian_noise": <uintptr_t>gaussian_noise,
+    "gram": <uintptr_t>gram,
+    "identity_distance": <uintptr_t>identity_distance,
+    "log_softmax": <uintptr_t>log_softmax,
+    "log_softmax_grad": <uintptr_t>log_softmax_grad,
+    "merge": <uintptr_t>merge,
+    "merge_grad": <uintptr_t>merge_grad,
+    "mix": <uintptr_t>mix,
+    "multiclass_hinge": <uintptr_t>multiclass_hinge,
+    "negative_log_likelihood": <uintptr_t>negative_log_likelihood,
     "penalty": <uintptr_t>penalty,
     "penalty_gradient": <uintptr_t>penalty_gradient,
     "pointwise_loss": <uintptr_t>pointwise_loss,
+    "prelu": <uintptr_t>prelu,
+    "prelu_dw": <uintptr_t>prelu_dw,
+    "prelu_grad": <uintptr_t>prelu_grad,
     "prepare_update": <uintptr_t>prepare_update,
+    "recolor": <uintptr_t>recolor,
+    "renormalization": <uintptr_t>renormalization,
     "rescale": <uintptr_t>rescale,
+    "running_statistics": <uintptr_t>running_statistics,
     "schedule": <uintptr_t>schedule,
     "softmax": <uintptr_t>softmax,
     "softmax_cross_entropy": <uintptr_t>softmax_cross_entropy,
     "softmax_grad": <uintptr_t>softmax_grad,
+    "sparsity_penalty": <uintptr_t>sparsity_penalty,
+    "split": <uintptr_t>split,
+    "spread": <uintptr_t>spread,
+    "squared_norm": <uintptr_t>squared_norm,
+    "standardize": <uintptr_t>standardize,
+    "standardize_columns": <uintptr_t>standardize_columns,
+    "standardize_columns_grad": <uintptr_t>standardize_columns_grad,
+    "standardize_rows": <uintptr_t>standardize_rows,
+    "standardize_rows_grad": <uintptr_t>standardize_rows_grad,
     "store": <uintptr_t>store,
+    "total": <uintptr_t>total,
+    "unit_columns": <uintptr_t>unit_columns,
+    "unit_columns_grad": <uintptr_t>unit_columns_grad,
+    "unit_rows": <uintptr_t>unit_rows,
+    "unit_rows_grad": <uintptr_t>unit_rows_grad,
     "update": <uintptr_t>update,
+    "warp": <uintptr_t>warp,
 }
 
 #: Bytes of scratch that a thread needs for the largest kernel.
@@ -177,6 +233,9 @@ def elementary(str name, real[::1] x, real[::1] y):
     elif name == "erf":
         for i in range(n):
             y[i] = r_erf(x[i])
+    elif name == "cos_turns":
+        for i in range(n):
+            y[i] = r_cos_turns(x[i])
     elif name == "sqrt":
         for i in range(n):
             y[i] = r_sqrt(x[i])

@@ -1,4 +1,4 @@
-/* exp, expm1, log, log1p, tanh, erf and sqrt without branches, so that loops round them vectorise.
+/* exp, expm1, log, log1p, tanh, erf, sqrt and cos without branches, so that loops round them vectorise.
  *
  * The C library's versions are called one number at a time and differ between systems in the last
  * bits; these give every instruction set the same speed-up. Polynomials and rational functions are
@@ -96,24 +96,17 @@ FASTNN_INLINE real r_exp(real x) {
 
 FASTNN_INLINE real r_expm1(real x) {
     bits_t n;
-    const real low = x < EXP_LOWEST / 2 ? EXP_LOWEST / 2 : x;
-    const real clipped = low > EXP_HIGHEST - 2 ? EXP_HIGHEST - 2 : low;
-    const real r = reduce_exp(clipped, &n);
-    const real scale = power_of_two(n);
-    const real near = scale * expm1_reduced(r) + (scale - R(1.0));
-    return x > EXP_HIGHEST - 2 ? r_exp(x) : near;
+    x = x < EXP_LOWEST / 2 ? EXP_LOWEST / 2 : x;
+    x = x > EXP_HIGHEST ? EXP_HIGHEST : x;
+    const real r = reduce_exp(x, &n);
+    const bits_t half = n >> 1; /* 2^n may not be a number where the result is one */
+    const real scale = power_of_two(half);
+    return (scale * expm1_reduced(r) + (scale - power_of_two(half - n))) * power_of_two(n - half);
 }
 
-FASTNN_INLINE real r_log(real x) {
-    const real scaled = x < SMALLEST_NORMAL ? x * SUBNORMAL_SCALE : x;
-    bits_t i = bits_of(scaled);
-    /* m in [sqrt(1/2), sqrt(2)), x = 2^e m */
-    const bits_t root_half = bits_of(R(0.70710678118654752440));
-    const bits_t shifted = i - root_half;
-    bits_t exponent = shifted >> MANTISSA_BITS;
-    const real m = real_of(i - exponent * ((bits_t)1 << MANTISSA_BITS)) - R(1.0);
-    exponent = x < SMALLEST_NORMAL ? exponent - SUBNORMAL_SHIFT : exponent;
-    const real e = (real)exponent, mm = m * m;
+/* log(1 + m) + e log 2 for 1 + m in [sqrt(1/2), sqrt(2)). */
+FASTNN_INLINE real log_reduced(real m, real e) {
+    const real mm = m * m;
 #if FASTNN_DOUBLE
     double p = 1.01875663804580931796e-4;
     p = p * m + 4.97494994976747001425e-1;
@@ -129,8 +122,7 @@ FASTNN_INLINE real r_log(real x) {
     double y = m * (mm * p / q);
     y = y - e * 2.121944400546905827679e-4;
     y = y - 0.5 * mm;
-    double result = m + y;
-    result = result + e * 0.693359375;
+    return (m + y) + e * 0.693359375;
 #else
     float p = 7.0376836292e-2f;
     p = p * m - 1.1514610310e-1f;
@@ -144,27 +136,47 @@ FASTNN_INLINE real r_log(real x) {
     float y = m * mm * p;
     y = y + LN2_LOW * e;
     y = y - 0.5f * mm;
-    float result = m + y;
-    result = result + e * LN2_HIGH;
+    return (m + y) + e * LN2_HIGH;
 #endif
+}
+
+/* e for x = 2^e m with m in [sqrt(1/2), sqrt(2)), of normal numbers. */
+FASTNN_INLINE bits_t exponent_of(real x) {
+    return (bits_of(x) - bits_of(R(0.70710678118654752440))) >> MANTISSA_BITS;
+}
+
+FASTNN_INLINE real r_log(real x) {
+    const real scaled = x < SMALLEST_NORMAL ? x * SUBNORMAL_SCALE : x;
+    bits_t e = exponent_of(scaled);
+    const real m = real_of(bits_of(scaled) - e * ((bits_t)1 << MANTISSA_BITS)) - R(1.0);
+    e = x < SMALLEST_NORMAL ? e - SUBNORMAL_SHIFT : e;
+    real result = log_reduced(m, (real)e);
     result = x > LARGEST ? x : result;                      /* log(inf) = inf */
     result = x == R(0.0) ? -__builtin_inff() : result;
     result = x < R(0.0) ? __builtin_nanf("") : result;
     return x == x ? result : x;
 }
 
-/* Kahan: log(u) x / (u - 1) with u = 1 + x rounded is accurate even where u - 1 is not x. */
+/* 1 + x = 2^e (1 + m): m is found without the rounding of 1 + x, which only decides on e. */
 FASTNN_INLINE real r_log1p(real x) {
-    const real u = R(1.0) + x;
-    const real rest = u - R(1.0);
-    const real near = r_log(u) * (x / (rest == R(0.0) ? R(1.0) : rest));
-    const real result = rest == R(0.0) ? x : near;
-    return x > LARGEST ? x : (x == R(-1.0) ? -__builtin_inff() : result);
+    const real scaled = x > R(1e30) ? x * R(2.3283064365386963e-10) : x; /* 2^-32: 2^-e is normal */
+    const bits_t e = exponent_of(R(1.0) + scaled);
+    const real scale = power_of_two(-e);
+    const real m = scaled * scale + (scale - R(1.0));
+    real result = log_reduced(m, (real)(x > R(1e30) ? e + 32 : e));
+    result = x > LARGEST ? x : result;
+    result = x == R(-1.0) ? -__builtin_inff() : result;
+    result = x < R(-1.0) ? __builtin_nanf("") : result;
+    return x == x ? result : x;
 }
 
 FASTNN_INLINE real r_tanh(real x) {
     const real magnitude = x < R(0.0) ? -x : x;
-    const real e = r_expm1(R(-2.0) * magnitude);
+    bits_t n;
+    const real z = R(-2.0) * magnitude, clipped = z < R(-40.0) ? R(-40.0) : z; /* tanh(20) is 1 */
+    const real r = reduce_exp(clipped, &n);
+    const real scale = power_of_two(n);
+    const real e = scale * expm1_reduced(r) + (scale - R(1.0));
     const real t = -e / (e + R(2.0));
     return x < R(0.0) ? -t : t;
 }
@@ -236,6 +248,28 @@ FASTNN_INLINE real r_sqrt(real x) {
 #else
     return __builtin_sqrtf(x);
 #endif
+}
+
+/* cos(2 pi x) for 0 <= x <= 1: the sine of the way to the nearest root, by its Taylor series. */
+FASTNN_INLINE real r_cos_turns(real x) {
+    const real way = x - R(0.5) < R(0.0) ? R(0.25) - x : x - R(0.75);
+    const real a = R(6.283185307179586) * way, square = a * a;
+#if FASTNN_DOUBLE
+    double p = 1.9572941063391263e-20; /* 1 / 21! */
+    p = p * square - 8.22063524662433e-18;
+    p = p * square + 2.8114572543455206e-15;
+    p = p * square - 7.647163731819816e-13;
+    p = p * square + 1.6059043836821613e-10;
+    p = p * square - 2.505210838544172e-8;
+#else
+    float p = 1.6059043836821613e-10f; /* 1 / 13! */
+    p = p * square - 2.505210838544172e-8f;
+#endif
+    p = p * square + R(2.7557319223985893e-6);
+    p = p * square - R(1.984126984126984e-4);
+    p = p * square + R(8.333333333333333e-3);
+    p = p * square - R(1.6666666666666666e-1);
+    return a + a * square * p;
 }
 
 #endif

@@ -29,50 +29,51 @@ cdef void cross_entropy(const Call* call, int thread, int threads) noexcept nogi
 
 
 cdef void pointwise_loss(const Call* call, int thread, int threads) noexcept nogil:
-    """rows = weight / O sum over outputs of l(y, t); dy = weight / (B O) l'(y, t)"""
-    cdef int64_t columns = call.sizes[1], r, block, first, n, i
+    """rows = weight / O sum over outputs of l(y, t); dy = weight / (B O) l'(y, t), or without O
+
+    The formula runs over as many whole rows as stay in the cache, or over parts of one.
+    """
+    cdef int64_t columns = call.sizes[1], divisor = call.sizes[2], r, first, n, i, k
     cdef const real* y
     cdef const real* t
     cdef double* rows = <double*>call.buffers[4]
     cdef real* dy
     cdef real local[CHUNK]
     cdef real scale
-    cdef double loss
     cdef loss_loop value = <loss_loop>call.formulas[0]
     cdef loss_loop gradient = <loss_loop>call.formulas[1]
-    cdef int64_t r0 = share(call.sizes[0], 1, thread, threads)
-    cdef int64_t r1 = share(call.sizes[0], 1, thread + 1, threads)
-    if columns == 1:  # rows of one number: by runs of rows
-        for block in range(blocks_of(r1 - r0, CHUNK)):
-            first = r0 + block * CHUNK
-            n = min(r1 - first, <int64_t>CHUNK)
-            y = <const real*>call.buffers[0] + first
-            t = <const real*>call.buffers[2] + first
-            value(y, t, local, n, call.constants)
-            for i in range(n):
-                rows[first + i] = <double>local[i] * row_weight(call, first + i)
-            if call.buffers[5] != NULL:
-                dy = <real*>call.buffers[5] + first
-                gradient(y, t, dy, n, call.constants)
-                for i in range(n):
-                    dy[i] *= <real>(row_weight(call, first + i) / <double>call.step.rows)
-        return
-    for r in range(r0, r1):
+    cdef int64_t stop = share(call.sizes[0], 1, thread + 1, threads)
+    cdef int64_t together = max(CHUNK // columns, <int64_t>1)
+    r = share(call.sizes[0], 1, thread, threads)
+    while r < stop:
+        n = min(together, stop - r)
         y = <const real*>call.buffers[0] + r * columns
         t = <const real*>call.buffers[2] + r * columns
-        loss = 0
-        for block in range(blocks_of(columns, CHUNK)):
-            first = block * CHUNK
-            n = min(columns - first, <int64_t>CHUNK)
-            value(y + first, t + first, local, n, call.constants)
-            loss += <double>row_sum(local, n)
-        rows[r] = loss * row_weight(call, r) / <double>columns
+        if n * columns <= CHUNK:
+            value(y, t, local, n * columns, call.constants)
+            if columns == 1:
+                for i in range(n):
+                    rows[r + i] = <double>local[i]
+            else:
+                for i in range(n):
+                    rows[r + i] = <double>row_sum(local + i * columns, columns)
+        else:
+            rows[r] = 0
+            for k in range(blocks_of(columns, CHUNK)):
+                first = k * CHUNK
+                value(y + first, t + first, local, min(columns - first, <int64_t>CHUNK),
+                      call.constants)
+                rows[r] += <double>row_sum(local, min(columns - first, <int64_t>CHUNK))
+        for i in range(n):
+            rows[r + i] = rows[r + i] * row_weight(call, r + i) / <double>divisor
         if call.buffers[5] != NULL:
             dy = <real*>call.buffers[5] + r * columns
-            gradient(y, t, dy, columns, call.constants)
-            scale = <real>(row_weight(call, r) / <double>(call.step.rows * columns))
-            for i in range(columns):
-                dy[i] *= scale
+            gradient(y, t, dy, n * columns, call.constants)
+            for k in range(n):
+                scale = <real>(row_weight(call, r + k) / <double>(call.step.rows * divisor))
+                for i in range(k * columns, (k + 1) * columns):
+                    dy[i] *= scale
+        r += n
 
 
 cdef inline int64_t first_largest(const real* p, int64_t n) noexcept nogil:
@@ -95,3 +96,112 @@ cdef void accuracy(const Call* call, int thread, int threads) noexcept nogil:
         else:
             truth = first_largest(<const real*>call.buffers[2] + r * columns, columns)
         rows[r] = first_largest(<const real*>call.buffers[0] + r * columns, columns) == truth
+
+
+cdef void negative_log_likelihood(const Call* call, int thread, int threads) noexcept nogil:
+    """rows = -weight sum t l; dl = -weight t / B"""
+    cdef int64_t columns = call.sizes[1], r, i
+    cdef const int32_t* labels = <const int32_t*>call.buffers[1]
+    cdef const real* t
+    cdef const real* l
+    cdef double* rows = <double*>call.buffers[4]
+    cdef real* dl
+    cdef real scale
+    for r in range(share(call.sizes[0], 1, thread, threads),
+                   share(call.sizes[0], 1, thread + 1, threads)):
+        l = <const real*>call.buffers[0] + r * columns
+        t = <const real*>call.buffers[2] + r * columns
+        dl = <real*>call.buffers[5] + r * columns
+        scale = <real>(row_weight(call, r) / <double>call.step.rows)
+        if labels != NULL:
+            rows[r] = -<double>l[labels[r]]
+        else:
+            rows[r] = -<double>row_dot(t, l, columns)
+        rows[r] *= row_weight(call, r)
+        if call.buffers[5] == NULL:
+            continue
+        if labels != NULL:
+            for i in range(columns):
+                dl[i] = -scale * <real>(labels[r] == i)
+        else:
+            for i in range(columns):
+                dl[i] = -scale * t[i]
+
+
+cdef void multiclass_hinge(const Call* call, int thread, int threads) noexcept nogil:
+    """rows = weight times the sum over the wrong classes of max(0, margin + z - z of the right one),
+    or of its square"""
+    cdef int64_t columns = call.sizes[1], squared = call.sizes[2], r, i, right
+    cdef const int32_t* labels = <const int32_t*>call.buffers[1]
+    cdef const real* z
+    cdef double* rows = <double*>call.buffers[4]
+    cdef real* dz
+    cdef real scale, excess, slope, base
+    cdef double loss, pull
+    for r in range(share(call.sizes[0], 1, thread, threads),
+                   share(call.sizes[0], 1, thread + 1, threads)):
+        z = <const real*>call.buffers[0] + r * columns
+        dz = <real*>call.buffers[5] + r * columns if call.buffers[5] != NULL else NULL
+        if labels != NULL:
+            right = labels[r]
+        else:
+            right = first_largest(<const real*>call.buffers[2] + r * columns, columns)
+        scale = <real>(row_weight(call, r) / <double>call.step.rows)
+        base = <real>call.constants[0] - z[right]
+        loss = 0 if z[right] == z[right] else <double>z[right]  # NaN even where it is alone
+        pull = 0
+        for i in range(columns):
+            if i == right:
+                continue
+            excess = z[i] + base
+            excess = 0 if excess < 0 else excess
+            slope = 2 * excess if squared else <real>(excess > 0)
+            loss += <double>(excess * excess if squared else excess)
+            pull += <double>slope
+            if dz != NULL:
+                dz[i] = slope * scale
+        if dz != NULL:
+            dz[right] = -<real>pull * scale
+        rows[r] = loss * row_weight(call, r)
+
+
+cdef void cosine_proximity(const Call* call, int thread, int threads) noexcept nogil:
+    """rows = -weight times the cosine of the angle between y and t"""
+    cdef int64_t columns = call.sizes[1], r, i
+    cdef const int32_t* labels = <const int32_t*>call.buffers[1]
+    cdef const real* y
+    cdef const real* t
+    cdef double* rows = <double*>call.buffers[4]
+    cdef real* dy
+    cdef real own, other, dot, cosine, along, scale
+    cdef real floor = <real>1e-7
+    for r in range(share(call.sizes[0], 1, thread, threads),
+                   share(call.sizes[0], 1, thread + 1, threads)):
+        y = <const real*>call.buffers[0] + r * columns
+        t = <const real*>call.buffers[2] + r * columns
+        own = r_sqrt(row_dot(y, y, columns))
+        own = floor if own < floor else own
+        if labels != NULL:
+            other = 1
+            dot = y[labels[r]]
+        else:
+            other = r_sqrt(row_dot(t, t, columns))
+            other = floor if other < floor else other
+            dot = row_dot(y, t, columns)
+        cosine = dot / (own * other)
+        rows[r] = -<double>cosine * row_weight(call, r)
+        if call.buffers[5] == NULL:
+            continue
+        dy = <real*>call.buffers[5] + r * columns
+        scale = <real>(row_weight(call, r) / <double>call.step.rows)
+        along = <real>0 if own <= floor else cosine
+        for i in range(columns):  # in this order y of one number gives an exact 0
+            dy[i] = y[i] * along / own
+        if labels != NULL:
+            dy[labels[r]] -= 1
+        else:
+            for i in range(columns):
+                dy[i] -= t[i] / other
+        scale /= own
+        for i in range(columns):
+            dy[i] *= scale

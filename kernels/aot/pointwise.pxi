@@ -7,26 +7,35 @@ cdef inline void copy_part(const real* x, real* to, int64_t n) noexcept nogil:
 
 cdef void activation(const Call* call, int thread, int threads) noexcept nogil:
     """y = f(x)"""
-    cdef int64_t start = share(call.sizes[0], VLEN, thread, threads)
-    cdef int64_t n = share(call.sizes[0], VLEN, thread + 1, threads) - start
-    cdef real* y = <real*>call.buffers[1] + start
-    copy_part(<const real*>call.buffers[0] + start, y, n)
-    if call.formulas[0] != NULL:
-        (<activation_loop>call.formulas[0])(y, n, call.constants)
+    cdef int64_t start = share(call.sizes[0], VLEN, thread, threads), n
+    cdef int64_t stop = share(call.sizes[0], VLEN, thread + 1, threads)
+    cdef const real* x = <const real*>call.buffers[0]
+    cdef real* y = <real*>call.buffers[1]
+    while start < stop:
+        # Out of place, a part is copied and worked on while it is in the cache.
+        n = stop - start if x == y else min(stop - start, <int64_t>CHUNK)
+        copy_part(x + start, y + start, n)
+        if call.formulas[0] != NULL:
+            (<activation_loop>call.formulas[0])(y + start, n, call.constants)
+        start += n
 
 
 cdef void activation_grad(const Call* call, int thread, int threads) noexcept nogil:
     """dx = dy f'(x, y)"""
-    cdef int64_t start = share(call.sizes[0], VLEN, thread, threads)
-    cdef int64_t n = share(call.sizes[0], VLEN, thread + 1, threads) - start
+    cdef int64_t start = share(call.sizes[0], VLEN, thread, threads), n
+    cdef int64_t stop = share(call.sizes[0], VLEN, thread + 1, threads)
+    cdef const real* dy = <const real*>call.buffers[0]
     cdef const real* x = <const real*>call.buffers[1]
     cdef const real* y = <const real*>call.buffers[2]
-    cdef real* dx = <real*>call.buffers[3] + start
-    copy_part(<const real*>call.buffers[0] + start, dx, n)
-    if call.formulas[1] != NULL:  # else the identity
-        (<activation_grad_loop>call.formulas[1])(
-            dx, x + start if x != NULL else NULL, y + start if y != NULL else NULL, n,
-            call.constants)
+    cdef real* dx = <real*>call.buffers[3]
+    while start < stop:
+        n = stop - start if dx == dy else min(stop - start, <int64_t>CHUNK)
+        copy_part(dy + start, dx + start, n)
+        if call.formulas[1] != NULL:  # else the identity
+            (<activation_grad_loop>call.formulas[1])(
+                dx + start, x + start if x != NULL else NULL, y + start if y != NULL else NULL, n,
+                call.constants)
+        start += n
 
 
 cdef void add(const Call* call, int thread, int threads) noexcept nogil:
@@ -55,32 +64,171 @@ cdef enum:
     WORDS = 64  # random counters computed at a time
 
 
-cdef inline void keep(const real* x, real* y, const uint32_t* words, int64_t n, uint32_t threshold,
-                      real scale) noexcept nogil:
+cdef struct Random:
+    uint32_t words[4][WORDS]    # [word][row][counter] of as many rows as fit, or of a part of one
+    int64_t quarter             # counters of a row
+    int64_t first, n            # those that are here
+    int64_t row, rows
+
+
+cdef inline void first_words(Random* random, int64_t row, int64_t quarter) noexcept nogil:
+    random.quarter = quarter
+    random.row = row
+    random.rows = 0
+    random.first = quarter  # all that came before is done
+
+
+cdef inline int next_words(Random* random, const Call* call, int64_t stop) noexcept nogil:
+    """Draw the next words of the rows before `stop`; false when there are none left."""
+    cdef int64_t row
+    if random.rows and random.first + random.n < random.quarter:
+        random.first += random.n
+    else:
+        random.row += random.rows
+        random.first = 0
+        random.rows = min(stop - random.row, max(WORDS // random.quarter, <int64_t>1))
+    if random.row >= stop:
+        return 0
+    random.n = min(random.quarter - random.first, <int64_t>WORDS)
+    row = call.sizes[2] + random.row
+    philox_rows(call.step.seed, <uint32_t>call.sizes[3], <uint32_t>call.step.step, <uint32_t>row,
+                random.rows, <uint32_t>random.first, random.n,
+                random.words[0], random.words[1], random.words[2], random.words[3])
+    return 1
+
+
+cdef inline void keep(const real* x, real* y, real* mask, const uint32_t* words, int64_t n,
+                      uint32_t threshold, real scale) noexcept nogil:
     cdef int64_t i
+    cdef real local[WORDS]
     for i in range(n):
-        y[i] = x[i] * (scale if words[i] >= threshold else <real>0)  # NaN stays NaN
+        local[i] = scale if words[i] >= threshold else <real>0
+    for i in range(n):
+        y[i] = x[i] * local[i]  # NaN stays NaN
+    if mask != NULL:
+        for i in range(n):
+            mask[i] = local[i]
 
 
 cdef void dropout(const Call* call, int thread, int threads) noexcept nogil:
-    """y = x / (1 - rate) where a random word is at least rate, else 0. Its own gradient."""
-    cdef int64_t rows = call.sizes[0], columns = call.sizes[1], first_row = call.sizes[2]
-    cdef int64_t quarter = blocks_of(columns, 4)
-    cdef int64_t r, block, j, n, w, at
+    """y = x mask, mask = 1 / (1 - rate) where a random word is at least rate, else 0"""
+    cdef int64_t columns = call.sizes[1], quarter = blocks_of(columns, 4), r, w, at, n
+    cdef int64_t stop = share(call.sizes[0], 1, thread + 1, threads)
     cdef const real* x = <const real*>call.buffers[0]
     cdef real* y = <real*>call.buffers[1]
+    cdef real* mask = <real*>call.buffers[2]
     cdef double rate = call.constants[0]
     cdef uint32_t threshold = <uint32_t>(rate * 4294967296.0)
     cdef real scale = <real>(1.0 / (1.0 - rate))
-    cdef uint32_t words[4][WORDS]
-    for r in range(share(rows, 1, thread, threads), share(rows, 1, thread + 1, threads)):
-        for block in range(blocks_of(quarter, WORDS)):
-            j = block * WORDS
-            n = min(quarter - j, <int64_t>WORDS)
-            philox_words(call.step.seed, <uint32_t>call.sizes[3], <uint32_t>call.step.step,
-                         <uint32_t>(first_row + r), <uint32_t>j, n,
-                         words[0], words[1], words[2], words[3])
+    cdef Random random
+    first_words(&random, share(call.sizes[0], 1, thread, threads), quarter)
+    while next_words(&random, call, stop):
+        for r in range(random.rows):
             for w in range(4):
-                at = w * quarter + j
-                keep(x + r * columns + at, y + r * columns + at, words[w],
-                     min(n, columns - at), threshold, scale)
+                n = min(random.n, columns - w * quarter - random.first)
+                at = (random.row + r) * columns + w * quarter + random.first
+                keep(x + at, y + at, mask + at if mask != NULL else NULL,
+                     random.words[w] + r * random.n, n, threshold, scale)
+
+
+cdef void prelu(const Call* call, int thread, int threads) noexcept nogil:
+    """y = x if x > 0 else slope x, one slope for a column"""
+    cdef int64_t n = call.sizes[1], r, i
+    cdef const real* x
+    cdef const real* slope = <const real*>call.buffers[1]
+    cdef real* y
+    for r in range(share(call.sizes[0], 1, thread, threads),
+                   share(call.sizes[0], 1, thread + 1, threads)):
+        x = <const real*>call.buffers[0] + r * n
+        y = <real*>call.buffers[2] + r * n
+        for i in range(n):
+            y[i] = x[i] * (<real>1 if x[i] > 0 else slope[i])
+
+
+cdef void prelu_grad(const Call* call, int thread, int threads) noexcept nogil:
+    """dx = dy if x > 0 else slope dy"""
+    cdef int64_t n = call.sizes[1], r, i
+    cdef const real* dy
+    cdef const real* x
+    cdef const real* slope = <const real*>call.buffers[2]
+    cdef real* dx
+    for r in range(share(call.sizes[0], 1, thread, threads),
+                   share(call.sizes[0], 1, thread + 1, threads)):
+        dy = <const real*>call.buffers[0] + r * n
+        x = <const real*>call.buffers[1] + r * n
+        dx = <real*>call.buffers[3] + r * n
+        for i in range(n):
+            dx[i] = dy[i] * (<real>1 if x[i] > 0 else slope[i])
+
+
+cdef void prelu_dw(const Call* call, int thread, int threads) noexcept nogil:
+    """dslope = sum over the rows of dy x where x <= 0"""
+    cdef int64_t rows = call.sizes[0], ld = call.sizes[1], r, i, n
+    cdef int64_t j = share(ld, VLEN, thread, threads), stop = share(ld, VLEN, thread + 1, threads)
+    cdef const real* dy
+    cdef const real* x
+    cdef real sums[COLUMNS]
+    while j < stop:
+        n = min(stop - j, <int64_t>COLUMNS)
+        dy = <const real*>call.buffers[0] + j
+        x = <const real*>call.buffers[1] + j
+        for i in range(n):
+            sums[i] = 0
+        for r in range(rows):
+            for i in range(n):
+                sums[i] += dy[r * ld + i] * (<real>0 if x[r * ld + i] > 0 else x[r * ld + i])
+        for i in range(n):
+            (<real*>call.buffers[2])[j + i] = sums[i]
+        j += n
+
+
+cdef inline real normal(uint32_t length, uint32_t angle) noexcept nogil:
+    """A normal number of 23 bits for the length, 24 for the angle (Box & Muller, 1958): as many as
+    float32 holds exactly."""
+    cdef real u = (<real><int32_t>(length >> 9) + <real>0.5) * <real>(1.0 / 8388608.0)
+    return r_sqrt(-2 * r_log(u)) * r_cos_turns(<real><int32_t>(angle >> 8)
+                                               * <real>(1.0 / 16777216.0))
+
+
+cdef void gaussian(const Call* call, int thread, int threads, int multiply) noexcept nogil:
+    """y = x + n or y = x (1 + n) with n from N(0, deviation^2)
+
+    Counter j of a row gives the length and the angle of numbers j and j + ceil(N / 2).
+    """
+    cdef int64_t columns = call.sizes[1], half = blocks_of(columns, 2), r, w, at, n, i
+    cdef int64_t stop = share(call.sizes[0], 1, thread + 1, threads)
+    cdef const real* x
+    cdef real* y
+    cdef const uint32_t* length
+    cdef const uint32_t* angle
+    cdef real deviation = <real>call.constants[0]
+    cdef real noise[WORDS]
+    cdef Random random
+    first_words(&random, share(call.sizes[0], 1, thread, threads), half)
+    while next_words(&random, call, stop):
+        for r in range(random.rows):
+            for w in range(2):
+                n = min(random.n, columns - w * half - random.first)
+                at = (random.row + r) * columns + w * half + random.first
+                x = <const real*>call.buffers[0] + at
+                y = <real*>call.buffers[1] + at
+                length = random.words[w] + r * random.n
+                angle = random.words[2 + w] + r * random.n
+                for i in range(n):
+                    noise[i] = deviation * normal(length[i], angle[i])
+                if multiply:
+                    for i in range(n):
+                        y[i] = x[i] * (1 + noise[i])
+                else:
+                    for i in range(n):
+                        y[i] = x[i] + noise[i]
+
+
+cdef void gaussian_noise(const Call* call, int thread, int threads) noexcept nogil:
+    """y = x + n with n from N(0, deviation^2)"""
+    gaussian(call, thread, threads, 0)
+
+
+cdef void gaussian_dropout(const Call* call, int thread, int threads) noexcept nogil:
+    """y = x n with n from N(1, deviation^2). Its own gradient."""
+    gaussian(call, thread, threads, 1)

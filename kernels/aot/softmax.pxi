@@ -107,6 +107,59 @@ cdef void softmax_grad(const Call* call, int thread, int threads) noexcept nogil
             dx[i] = y[i] * (dy[i] - dot)
 
 
+cdef inline double target_entropy(const real* t, int64_t n) noexcept nogil:
+    """sum t log t"""
+    cdef int64_t i
+    cdef double sum = 0
+    for i in range(n):
+        sum += <double>(t[i] * r_log(<real>1 if t[i] == 0 else t[i]))
+    return sum
+
+
+cdef void log_softmax(const Call* call, int thread, int threads) noexcept nogil:
+    """y = x - log sum exp(x), by rows"""
+    cdef int64_t columns = call.sizes[1], i, lane, n
+    cdef int64_t r = share(call.sizes[0], 1, thread, threads)
+    cdef int64_t r1 = share(call.sizes[0], 1, thread + 1, threads)
+    cdef const real* x
+    cdef real* y
+    cdef Rows rows
+    cdef real normal[LANES]
+    while r < r1:
+        n = min(r1 - r, <int64_t>VLEN)
+        if columns <= NARROW:
+            narrow_exponentials(<const real*>call.buffers[0] + r * columns, <int>n, columns, &rows)
+        else:
+            for lane in range(n):
+                wide_exponentials(<const real*>call.buffers[0] + (r + lane) * columns, columns, NULL,
+                                  rows.largest + lane, rows.total + lane)
+        for lane in range(n):
+            normal[lane] = r_log(rows.total[lane])
+        for lane in range(n):
+            x = <const real*>call.buffers[0] + (r + lane) * columns
+            y = <real*>call.buffers[1] + (r + lane) * columns
+            for i in range(columns):
+                y[i] = (x[i] - rows.largest[lane]) - normal[lane]
+        r += n
+
+
+cdef void log_softmax_grad(const Call* call, int thread, int threads) noexcept nogil:
+    """dx = dy - exp(y) sum of dy, by rows"""
+    cdef int64_t columns = call.sizes[1], r, i
+    cdef const real* dy
+    cdef const real* y
+    cdef real* dx
+    cdef real sum
+    for r in range(share(call.sizes[0], 1, thread, threads),
+                   share(call.sizes[0], 1, thread + 1, threads)):
+        dy = <const real*>call.buffers[0] + r * columns
+        y = <const real*>call.buffers[1] + r * columns
+        dx = <real*>call.buffers[2] + r * columns
+        sum = row_sum(dy, columns)
+        for i in range(columns):
+            dx[i] = dy[i] - r_exp(y[i]) * sum
+
+
 cdef void softmax_cross_entropy(const Call* call, int thread, int threads) noexcept nogil:
     """rows = -weight sum t log softmax(z); dz = weight / B (softmax(z) sum t - t)"""
     cdef int64_t columns = call.sizes[1], i, r = share(call.sizes[0], 1, thread, threads)
@@ -146,6 +199,8 @@ cdef void softmax_cross_entropy(const Call* call, int thread, int threads) noexc
                 losses[r + lane] = ((<double>rows.total[lane] + <double>rows.largest[lane])
                                     * <double>mass[lane]
                                     - <double>row_dot(targets + i, z + i, columns))
+                if call.sizes[2]:
+                    losses[r + lane] += target_entropy(targets + i, columns)
             losses[r + lane] *= row_weight(call, r + lane)
         if dz != NULL:
             d = dz + r * columns

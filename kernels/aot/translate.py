@@ -228,12 +228,31 @@ def _penalty(formula) -> str:
     return text
 
 
+def _merge(formula) -> str:
+    name = f"merge_{formula.name}"
+    derivative = formula.companions["derivative"]
+    declare, names = _parameters(formula)
+    return (
+        _function(f"f_{name}", formula.function, "real")
+        + _function(f"d_{name}", derivative, "real", ["da", "db"])
+        + f"cdef void {name}(const real* a, const real* b, real* out, int64_t n,\n"
+        + "                 const double* p) noexcept nogil:\n"
+        + f"    cdef int64_t i\n{declare}    for i in range(n):\n"
+        + f"        out[i] = {_call('f_' + name, 'a[i]', 'b[i]', *names)}\n"
+        + f"cdef void {name}_grad(const real* a, const real* b, real* da, real* db, int64_t n,\n"
+        + "                      const double* p) noexcept nogil:\n"
+        + f"    cdef int64_t i\n{declare}    for i in range(n):\n"
+        + f"        {_call('d_' + name, 'a[i]', 'b[i]', *names, 'da + i', 'db + i')}\n"
+    )
+
+
 _TRANSLATORS = {
     "activation": _activation,
     "loss": _loss,
     "optimizer": _optimizer,
     "schedule": _schedule,
     "penalty": _penalty,
+    "merge": _merge,
 }
 #: The companion loop that goes with a formula's own, by kind.
 _COMPANIONS = {
@@ -242,6 +261,7 @@ _COMPANIONS = {
     "optimizer": "_per_step",
     "schedule": None,
     "penalty": "_grad",
+    "merge": "_grad",
 }
 
 

@@ -4,6 +4,7 @@ cdef enum:
     UPDATE_BLOCK = 1024     # numbers whose gradient is summed before the rule runs over them
     PENALTY_BLOCK = 4096    # numbers of one partial sum
     MAX_STATE = 4
+    DECAY = 15              # place of the weight decay among the rule's numbers
 
 
 cdef void schedule(const Call* call, int thread, int threads) noexcept nogil:
@@ -59,8 +60,9 @@ cdef void prepare_update(const Call* call, int thread, int threads) noexcept nog
     """What the update rule needs at this step beside its arrays, computed once"""
     cdef int i
     call.step.rule[0] = call.step.rate
-    for i in range(8):
+    for i in range(7):
         call.step.rule[1 + i] = call.constants[i]
+    call.step.rule[DECAY] = call.constants[7]
     (<per_step_function>call.formulas[1])(call.step.step + 1, call.step.rule)
 
 
@@ -84,10 +86,10 @@ cdef inline void make_rule(Rule* rule, const Call* call, real* w, void** state) 
 cdef inline void apply_rule(const Rule* rule, int64_t at, real* g, int64_t n,
                             const double* decay) noexcept nogil:
     """Run the rule over n parameters from position `at` on, with gradients g + l2 w + l1 sign(w)
-    for decay = (l2, l1)."""
+    for decay = (l2, l1), once the weights have decayed by the rate times their weight decay."""
     cdef real* state[MAX_STATE]
     cdef real* w = rule.w + at
-    cdef real l2 = <real>decay[0], l1 = <real>decay[1]
+    cdef real l2 = <real>decay[0], l1 = <real>decay[1], kept
     cdef int64_t i
     for i in range(MAX_STATE):
         state[i] = rule.state[i] + at
@@ -97,6 +99,10 @@ cdef inline void apply_rule(const Rule* rule, int64_t at, real* g, int64_t n,
     if l1 != 0:
         for i in range(n):
             g[i] += l1 if w[i] > 0 else (-l1 if w[i] < 0 else w[i])
+    if rule.numbers[DECAY] != 0:
+        kept = <real>(1.0 - rule.numbers[0] * rule.numbers[DECAY])
+        for i in range(n):
+            w[i] *= kept
     rule.loop(w, g, state, n, rule.numbers)
 
 

@@ -5,8 +5,20 @@ them worth something. The definitions write into the arrays they are given, as a
 would who cares for speed in NumPy.
 """
 
-from . import dense, losses, pointwise, rows, update
+from . import dense, images, losses, merging, normalization, pointwise, rows, update, weights
 from .formulas import REFERENCE
 from .step import Step
 
-__all__ = ["REFERENCE", "Step", "dense", "losses", "pointwise", "rows", "update"]
+__all__ = [
+    "REFERENCE",
+    "Step",
+    "dense",
+    "images",
+    "losses",
+    "merging",
+    "normalization",
+    "pointwise",
+    "rows",
+    "update",
+    "weights",
+]

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..op import count, op
 from .formulas import REFERENCE
-from .update import add_decay
+from .update import add_decay, decay_weights
 
 
 def _dense_gradient(graph, node, dz):
@@ -73,7 +73,7 @@ def dense_dw(x, dz, dw, db):
     writes=("w", "b", "s0", "s1", "s2", "s3"),
     uses_step=True,
 )
-def dense_update(x, dz, w, b, s0, s1, s2, s3, *, function, parameters, decay, step):
+def dense_update(x, dz, w, b, s0, s1, s2, s3, *, function, parameters, weight_decay, decay, step):
     """The parameters of a dense layer, updated by x^T dz and sum dz, each with its decay
 
     A decay is a pair (l2, l1). State is one array for w, followed by b.
@@ -86,6 +86,7 @@ def dense_update(x, dz, w, b, s0, s1, s2, s3, *, function, parameters, decay, st
         if p is None:
             continue
         add_decay(g, p, factors)
+        decay_weights(p, step, weight_decay)
         own = [s[start : start + p.size].reshape(p.shape) for s in states]
         rule(step.step + 1, p, g, *own, step.rate, *parameters)
         start += p.size

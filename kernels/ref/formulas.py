@@ -241,6 +241,13 @@ define(
 )
 define("loss", "binary_match", lambda y, t, threshold: (y > threshold) == (t > 0.5))
 
+define(
+    "loss",
+    "kl_divergence",
+    lambda y, t: t * np.log(np.where(t > 0, t, 1) / np.maximum(y, y.dtype.type(1e-7))),
+    lambda y, t: -t / np.maximum(y, y.dtype.type(1e-7)),
+)
+
 # ------------------------------------------------------------- optimizers, in place
 
 
@@ -329,20 +336,15 @@ def _nadam(step, w, g, m, v, rate, beta1, beta2, epsilon):
     w -= rate * ahead / (np.sqrt(v / (1 - beta2**step)) + epsilon)
 
 
-def _adamw(step, w, g, m, v, rate, beta1, beta2, epsilon, weight_decay):
-    w *= 1 - rate * weight_decay
-    _adam(step, w, g, m, v, rate, beta1, beta2, epsilon)
-
-
-def _lion(step, w, g, m, rate, beta1, beta2, weight_decay):
-    w -= rate * (np.sign(beta1 * m + (1 - beta1) * g) + weight_decay * w)
+def _lion(step, w, g, m, rate, beta1, beta2):
+    w -= rate * np.sign(beta1 * m + (1 - beta1) * g)
     m *= beta2
     m += (1 - beta2) * g
 
 
 for _rule in (
     _sgd, _momentum, _nesterov, _adagrad, _adadelta, _rmsprop, _centered_rmsprop,
-    _adam, _amsgrad, _adamax, _nadam, _adamw, _lion,
+    _adam, _amsgrad, _adamax, _nadam, _lion,
 ):  # fmt: skip
     define("optimizer", _rule.__name__[1:], _rule)
 
@@ -418,3 +420,15 @@ define(
     lambda w, p: np.abs(w) ** p,
     lambda w, p: p * np.sign(w) * np.abs(w) ** (p - 1),
 )
+
+# ------------------------------------------------------------- merges: f(a, b), both derivatives
+
+
+def _chosen(wins):
+    return lambda a, b: (np.where(a == b, 0.5, wins(a, b)), np.where(a == b, 0.5, wins(b, a)))
+
+
+define("merge", "subtract", np.subtract, lambda a, b: (np.ones_like(a), -np.ones_like(b)))
+define("merge", "multiply", np.multiply, lambda a, b: (b, a))
+define("merge", "maximum", np.maximum, _chosen(np.greater))
+define("merge", "minimum", np.minimum, _chosen(np.less))

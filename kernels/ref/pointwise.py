@@ -64,6 +64,11 @@ def add(a, b, y):
     np.add(a, b, out=y)
 
 
+def _masked(graph, node, dy, dmask):
+    # The mask could be drawn again from its counter, but that takes many times as long.
+    return graph.emit("merge", dy, node.outputs[1], function="multiply", parameters=())
+
+
 def _rescale_gradient(graph, node, dy):
     return graph.emit("rescale", dy, scale=node.attrs["scale"], offset=0.0)
 
@@ -84,20 +89,22 @@ def rescale(x, y, *, scale, offset):
 
 
 @op(
-    "x[B,N] -> y[B,N]",
+    "x[B,N] -> y[B,N] mask?[B,N]",
     sizes=lambda d, attrs, binding: (d["B"], d["N"], binding.first_row, attrs["stream"]),
     constants=lambda attrs: (attrs["rate"],),
     flops=lambda d: float(count(d, "B", "N")),
-    # The mask is a function of the counter, so the gradient is the same op on the same counter.
-    gradient=lambda graph, node, dy: graph.emit("dropout", dy, **node.attrs),
+    gradient=_masked,
     in_place={"y": "x"},
+    without_gradient=("mask",),
     uses_step=True,
 )
-def dropout(x, y, *, rate, stream, step):
-    """y = x / (1 - rate) where a random word is at least rate, else 0"""
+def dropout(x, y, mask, *, rate, stream, step):
+    """y = x mask, mask = 1 / (1 - rate) where a random word is at least rate, else 0"""
     random = words(step.seed, stream, step.step, np.arange(len(x)), x.shape[1])
-    kept = random >= np.uint32(int(rate * 2**32))
-    np.multiply(x, kept * x.dtype.type(1 / (1 - rate)), out=y)
+    kept = (random >= np.uint32(int(rate * 2**32))) * x.dtype.type(1 / (1 - rate))
+    np.multiply(x, kept, out=y)
+    if mask is not None:
+        mask[...] = kept
 
 
 @op(
@@ -125,3 +132,96 @@ def softmax_grad(dy, y, dx):
     dot = np.einsum("ij,ij->i", dy, y)
     np.subtract(dy, dot[:, None], out=dx)
     dx *= y
+
+
+def _prelu_gradient(graph, node, dy):
+    x, slope = node.inputs
+    dx = None
+    if graph.needs_gradient(x):
+        (dx,) = graph.emit("prelu_grad", dy, x, slope)
+    (dslope,) = graph.emit("prelu_dw", dy, x)
+    return dx, dslope
+
+
+_MATRIX = {
+    "sizes": lambda d, attrs, binding: (d["B"], d["F"]),
+    "flops": lambda d: 2.0 * count(d, "B", "F"),
+}
+
+
+@op("x[B,F] slope[F] -> y[B,F]", gradient=_prelu_gradient, **_MATRIX)
+def prelu(x, slope, y):
+    """y = x if x > 0 else slope x, one slope for a column"""
+    np.multiply(x, np.where(x > 0, x.dtype.type(1), slope), out=y)
+
+
+@op("dy[B,F] x[B,F] slope[F] -> dx[B,F]", in_place={"dx": "dy"}, **_MATRIX)
+def prelu_grad(dy, x, slope, dx):
+    """dx = dy if x > 0 else slope dy"""
+    np.multiply(dy, np.where(x > 0, x.dtype.type(1), slope), out=dx)
+
+
+@op("dy[B,F] x[B,F] -> dslope[F]", **_MATRIX)
+def prelu_dw(dy, x, dslope):
+    """dslope = sum over the rows of dy x where x <= 0"""
+    np.einsum("ij,ij->j", dy, np.where(x > 0, x.dtype.type(0), x), out=dslope)
+
+
+@op(
+    "x[B,C] -> y[B,C]",
+    sizes=lambda d, attrs, binding: (d["B"], d["C"]),
+    flops=lambda d: 4.0 * count(d, "B", "C"),
+    gradient=lambda graph, node, dy: graph.emit("log_softmax_grad", dy, node.outputs[0]),
+    in_place={"y": "x"},
+)
+def log_softmax(x, y):
+    """y = x - log sum exp(x), by rows"""
+    np.subtract(x, x.max(axis=1, keepdims=True), out=y)
+    y -= np.log(np.exp(y).sum(axis=1, keepdims=True))
+
+
+@op(
+    "dy[B,C] y[B,C] -> dx[B,C]",
+    sizes=lambda d, attrs, binding: (d["B"], d["C"]),
+    flops=lambda d: 4.0 * count(d, "B", "C"),
+    in_place={"dx": "dy"},
+)
+def log_softmax_grad(dy, y, dx):
+    """dx = dy - exp(y) sum of dy, by rows"""
+    total = dy.sum(axis=1, keepdims=True)
+    np.subtract(dy, np.exp(y) * total, out=dx)
+
+
+def _normal(step, stream, shape, dtype):
+    """Normal numbers by Box & Muller's transform of 23 bits for the length, 24 for the angle."""
+    rows, columns = shape
+    half = 2 * (-(-columns // 2))
+    random = words(step.seed, stream, step.step, np.arange(rows), 2 * half)
+    length = ((random[:, :columns] >> np.uint32(9)) + 0.5) / 2**23
+    angle = (random[:, half : half + columns] >> np.uint32(8)) / 2**24
+    return (np.sqrt(-2 * np.log(length)) * np.cos(2 * np.pi * angle)).astype(dtype)
+
+
+_NOISE = {
+    "sizes": lambda d, attrs, binding: (d["B"], d["N"], binding.first_row, attrs["stream"]),
+    "constants": lambda attrs: (attrs["deviation"],),
+    "flops": lambda d: 10.0 * count(d, "B", "N"),
+    "in_place": {"y": "x"},
+    "uses_step": True,
+}
+
+
+@op("x[B,N] -> y[B,N]", gradient=lambda graph, node, dy: (dy,), **_NOISE)
+def gaussian_noise(x, y, *, deviation, stream, step):
+    """y = x + n with n from N(0, deviation^2)"""
+    np.add(x, x.dtype.type(deviation) * _normal(step, stream, x.shape, x.dtype), out=y)
+
+
+@op(
+    "x[B,N] -> y[B,N]",
+    gradient=lambda graph, node, dy: graph.emit("gaussian_dropout", dy, **node.attrs),
+    **_NOISE,
+)
+def gaussian_dropout(x, y, *, deviation, stream, step):
+    """y = x n with n from N(1, deviation^2)"""
+    np.multiply(x, 1 + x.dtype.type(deviation) * _normal(step, stream, x.shape, x.dtype), out=y)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 SHUFFLE = 0xFFFFFFFF  # the stream of row orders
+MIXTURE = 0xFFFFFFFE  # the stream of mixtures of rows
 
 
 def words(seed: int, stream: int, step: int, rows: np.ndarray, n: int) -> np.ndarray:

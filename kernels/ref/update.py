@@ -34,8 +34,25 @@ def schedule(*, function, parameters, warm_up, step):
         step.rate = formula(0, *parameters) * (step.step + 1) / (warm_up + 1)
 
 
-@op("->", formula="optimizer", sizes=lambda d, attrs, binding: (), uses_step=True)
-def prepare_update(*, function, parameters, step):
+def _rule_constants(attrs):
+    given = attrs["parameters"]
+    return *given, *(0.0,) * (7 - len(given)), attrs["weight_decay"]
+
+
+def decay_weights(w, step, weight_decay):
+    """w - rate weight_decay w, in place"""
+    if weight_decay:
+        w *= w.dtype.type(1 - step.rate * weight_decay)
+
+
+@op(
+    "->",
+    formula="optimizer",
+    sizes=lambda d, attrs, binding: (),
+    constants=_rule_constants,
+    uses_step=True,
+)
+def prepare_update(*, function, parameters, weight_decay, step):
     """Numbers that the update rule needs at this step; the rules here compute their own"""
 
 
@@ -68,6 +85,7 @@ def penalty(w, parts, *, function, parameters, factor):
     constants=_penalty_constants,
     flops=lambda d: 2.0 * count(d, "..."),
     in_place={"out": "dw"},
+    whole=True,
 )
 def penalty_gradient(dw, w, out, *, function, parameters, factor):
     """out = dw + factor f'(w)"""
@@ -84,13 +102,14 @@ def penalty_gradient(dw, w, out, *, function, parameters, factor):
     uses_step=True,
     shared=True,
 )
-def update(w, g, segments, s0, s1, s2, s3, *, function, parameters, step):
-    """w, state = rule(w, g + l2 w + l1 sign(w), state); segments are rows (start, stop, l2, l1)"""
+def update(w, g, segments, s0, s1, s2, s3, *, function, parameters, weight_decay, step):
+    """w, state = rule(w - rate weight_decay w, g + l2 w + l1 sign(w), state) in each segment, a row
+    (start, stop, l2, l1)"""
     (rule,) = REFERENCE["optimizer"][function]
-    if segments[:, 2:].any():
-        g = g.copy()
-        for start, stop, *decay in segments:
-            span = slice(int(start), int(stop))
-            add_decay(g[span], w[span], decay)
     states = [s for s in (s0, s1, s2, s3) if s is not None]
-    rule(step.step + 1, w, g, *states, step.rate, *parameters)
+    for start, stop, *decay in segments:  # other parameters are updated elsewhere
+        span = slice(int(start), int(stop))
+        part, own = g[span].copy(), w[span]
+        add_decay(part, own, decay)
+        decay_weights(own, step, weight_decay)
+        rule(step.step + 1, own, part, *(s[span] for s in states), step.rate, *parameters)

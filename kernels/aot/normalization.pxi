@@ -1,0 +1,348 @@
+# Normalization. What sums over the rows of a batch goes by blocks of columns, which threads divide;
+# what sums over the numbers of a row goes by rows.
+
+cdef enum:
+    COLUMNS = 64   # of a block whose sums are kept beside it
+    RUN = 64       # rows summed in the model's type, before they are added in double
+
+cdef real SHORTEST = <real>1e-12  # vectors below this length are divided by it
+
+
+cdef void affine(const Call* call, int thread, int threads) noexcept nogil:
+    """y = scale x + shift, one number of each for a column"""
+    cdef int64_t n = call.sizes[1], r, i
+    cdef const real* x
+    cdef const real* scale = <const real*>call.buffers[1]
+    cdef const real* shift = <const real*>call.buffers[2]
+    cdef real* y
+    for r in range(share(call.sizes[0], 1, thread, threads),
+                   share(call.sizes[0], 1, thread + 1, threads)):
+        x = <const real*>call.buffers[0] + r * n
+        y = <real*>call.buffers[3] + r * n
+        if scale != NULL and shift != NULL:
+            for i in range(n):
+                y[i] = x[i] * scale[i] + shift[i]
+        elif scale != NULL:
+            for i in range(n):
+                y[i] = x[i] * scale[i]
+        elif shift != NULL:
+            for i in range(n):
+                y[i] = x[i] + shift[i]
+        else:
+            copy_part(x, y, n)
+
+
+cdef inline void columns_dot(const real* a, const real* b, int64_t rows, int64_t ld, int64_t n,
+                             real* dots) noexcept nogil:
+    """dots[i] = sum over the rows of a b, for n <= COLUMNS columns"""
+    cdef real sums[COLUMNS]
+    cdef int64_t r, i
+    for i in range(n):
+        sums[i] = 0
+    for r in range(rows):
+        for i in range(n):
+            sums[i] += a[r * ld + i] * b[r * ld + i]
+    for i in range(n):
+        dots[i] = sums[i]
+
+
+cdef void affine_dw(const Call* call, int thread, int threads) noexcept nogil:
+    """dscale = sum over the rows of dy x, dshift = sum of dy"""
+    cdef int64_t rows = call.sizes[0], ld = call.sizes[1]
+    cdef int64_t j = share(ld, VLEN, thread, threads), stop = share(ld, VLEN, thread + 1, threads), n
+    cdef const real* x = <const real*>call.buffers[0]
+    cdef const real* dy = <const real*>call.buffers[1]
+    cdef real* dscale = <real*>call.buffers[2]
+    cdef real* dshift = <real*>call.buffers[3]
+    while j < stop:
+        n = min(stop - j, <int64_t>COLUMNS)
+        if dscale != NULL:
+            columns_dot(dy + j, x + j, rows, ld, n, dscale + j)
+        if dshift != NULL:
+            column_sums(dy + j, rows, n, ld, dshift + j)
+        j += n
+
+
+cdef inline void to_means(double* sums, real* means, int64_t n, int64_t rows) noexcept nogil:
+    cdef int64_t i
+    for i in range(n):
+        means[i] = <real>(sums[i] / <double>max(rows, 1))
+
+
+cdef void differences(const real* x, int64_t rows, int64_t ld, int64_t n, const real* first,
+                      real* means) noexcept nogil:
+    """means[i] = mean over the rows of x - first, for n <= COLUMNS columns"""
+    cdef double sums[COLUMNS]
+    cdef real run[COLUMNS]
+    cdef int64_t start = 0, r, i
+    memset(sums, 0, sizeof(sums))
+    while start < rows:
+        memset(run, 0, sizeof(run))
+        for r in range(start, min(start + RUN, rows)):
+            for i in range(n):
+                run[i] += x[r * ld + i] - first[i]
+        for i in range(n):
+            sums[i] += <double>run[i]
+        start += RUN
+    to_means(sums, means, n, rows)
+
+
+cdef void products(const real* x, const real* y, int64_t rows, int64_t ld, int64_t n,
+                   real* means) noexcept nogil:
+    """means[i] = mean over the rows of x y, for n <= COLUMNS columns"""
+    cdef double sums[COLUMNS]
+    cdef real run[COLUMNS]
+    cdef int64_t start = 0, r, i
+    memset(sums, 0, sizeof(sums))
+    while start < rows:
+        memset(run, 0, sizeof(run))
+        for r in range(start, min(start + RUN, rows)):
+            for i in range(n):
+                run[i] += x[r * ld + i] * y[r * ld + i]
+        for i in range(n):
+            sums[i] += <double>run[i]
+        start += RUN
+    to_means(sums, means, n, rows)
+
+
+cdef void standardize_columns(const Call* call, int thread, int threads) noexcept nogil:
+    """y = (x - mean) / sqrt(variance + epsilon), with the mean and variance of each column
+
+    Sums are of differences to the first row, and the mean itself is never rounded on the way to y:
+    a large mean costs no digits of the variance.
+    """
+    cdef int64_t rows = call.sizes[0], ld = call.sizes[1], r, i, n
+    cdef int64_t j = share(ld, VLEN, thread, threads), stop = share(ld, VLEN, thread + 1, threads)
+    cdef const real* x
+    cdef real* y
+    cdef real* variance
+    cdef real epsilon = <real>call.constants[0]
+    cdef real first[COLUMNS]
+    cdef real middle[COLUMNS]
+    while j < stop:
+        n = min(stop - j, <int64_t>COLUMNS)
+        x = <const real*>call.buffers[0] + j
+        y = <real*>call.buffers[1] + j
+        variance = <real*>call.buffers[3] + j
+        for i in range(n):
+            first[i] = x[i] if rows else <real>0
+        differences(x, rows, ld, n, first, middle)
+        for r in range(rows):
+            for i in range(n):
+                y[r * ld + i] = x[r * ld + i] - first[i] - middle[i]
+        products(y, y, rows, ld, n, variance)
+        for i in range(n):
+            (<real*>call.buffers[2])[j + i] = first[i] + middle[i]
+            middle[i] = 1 / r_sqrt(variance[i] + epsilon)
+        for r in range(rows):
+            for i in range(n):
+                y[r * ld + i] *= middle[i]
+        j += n
+
+
+cdef void standardize_columns_grad(const Call* call, int thread, int threads) noexcept nogil:
+    """dx = (dy - mean of dy - y mean of dy y) / sqrt(variance + epsilon), by columns"""
+    cdef int64_t rows = call.sizes[0], ld = call.sizes[1], r, i, n
+    cdef int64_t j = share(ld, VLEN, thread, threads), stop = share(ld, VLEN, thread + 1, threads)
+    cdef const real* dy
+    cdef const real* y
+    cdef real* dx
+    cdef real epsilon = <real>call.constants[0]
+    cdef real zero[COLUMNS]
+    cdef real middle[COLUMNS]
+    cdef real slope[COLUMNS]
+    cdef real inverse[COLUMNS]
+    memset(zero, 0, sizeof(zero))
+    while j < stop:
+        n = min(stop - j, <int64_t>COLUMNS)
+        dy = <const real*>call.buffers[0] + j
+        y = <const real*>call.buffers[1] + j
+        dx = <real*>call.buffers[3] + j
+        differences(dy, rows, ld, n, zero, middle)
+        products(dy, y, rows, ld, n, slope)
+        for i in range(n):
+            inverse[i] = 1 / r_sqrt((<const real*>call.buffers[2])[j + i] + epsilon)
+        for r in range(rows):
+            for i in range(n):
+                dx[r * ld + i] = (dy[r * ld + i] - middle[i] - y[r * ld + i] * slope[i]) * inverse[i]
+        j += n
+
+
+cdef void standardize(const Call* call, int thread, int threads) noexcept nogil:
+    """y = (x - mean) / sqrt(variance + epsilon), one mean and variance for a column"""
+    cdef int64_t ld = call.sizes[1], j = 0, n, r, i
+    cdef const real* x
+    cdef real* y
+    cdef real epsilon = <real>call.constants[0]
+    cdef real inverse[COLUMNS]
+    cdef real middle[COLUMNS]
+    while j < ld:
+        n = min(ld - j, <int64_t>COLUMNS)
+        for i in range(n):
+            inverse[i] = 1 / r_sqrt((<const real*>call.buffers[2])[j + i] + epsilon)
+            middle[i] = 0 if call.buffers[1] == NULL else (<const real*>call.buffers[1])[j + i]
+        for r in range(share(call.sizes[0], 1, thread, threads),
+                       share(call.sizes[0], 1, thread + 1, threads)):
+            x = <const real*>call.buffers[0] + r * ld + j
+            y = <real*>call.buffers[3] + r * ld + j
+            for i in range(n):
+                y[i] = (x[i] - middle[i]) * inverse[i]
+        j += n
+
+
+cdef void running_statistics(const Call* call, int thread, int threads) noexcept nogil:
+    """running = momentum running + (1 - momentum) new, with the variance of n - 1 degrees"""
+    cdef int64_t i
+    cdef const real* mean = <const real*>call.buffers[0]
+    cdef const real* variance = <const real*>call.buffers[1]
+    cdef real* running_mean = <real*>call.buffers[2]
+    cdef real* running_variance = <real*>call.buffers[3]
+    cdef real new = 1 - <real>call.constants[0]
+    cdef real unbiased = <real>(<double>call.step.rows / <double>max(call.step.rows - 1, 1))
+    for i in range(share(call.sizes[0], VLEN, thread, threads),
+                   share(call.sizes[0], VLEN, thread + 1, threads)):
+        running_mean[i] += new * (mean[i] - running_mean[i])
+        running_variance[i] += new * (unbiased * variance[i] - running_variance[i])
+
+
+cdef inline real clipped(real x, real low, real high) noexcept nogil:
+    return low if x < low else (high if x > high else x)  # NaN stays NaN
+
+
+cdef void renormalization(const Call* call, int thread, int threads) noexcept nogil:
+    """scale = deviation / running deviation, shift = (mean - running mean) / running deviation"""
+    cdef int64_t i
+    cdef const real* mean = <const real*>call.buffers[0]
+    cdef const real* variance = <const real*>call.buffers[1]
+    cdef const real* running_mean = <const real*>call.buffers[2]
+    cdef const real* running_variance = <const real*>call.buffers[3]
+    cdef real* scale = <real*>call.buffers[4]
+    cdef real* shift = <real*>call.buffers[5]
+    cdef real epsilon = <real>call.constants[0], most = <real>call.constants[1], deviation
+    cdef real away = <real>call.constants[2]
+    for i in range(share(call.sizes[0], VLEN, thread, threads),
+                   share(call.sizes[0], VLEN, thread + 1, threads)):
+        deviation = r_sqrt(running_variance[i] + epsilon)
+        scale[i] = clipped(r_sqrt(variance[i] + epsilon) / deviation, 1 / most, most)
+        shift[i] = clipped((mean[i] - running_mean[i]) / deviation, -away, away)
+
+
+cdef void standardize_rows(const Call* call, int thread, int threads) noexcept nogil:
+    """y = (x - mean) inverse, inverse = 1 / sqrt(variance + epsilon), with those of each row"""
+    cdef int64_t n = call.sizes[1], r, i
+    cdef const real* x
+    cdef real* y
+    cdef real* inverse = <real*>call.buffers[2]
+    cdef real epsilon = <real>call.constants[0], first, middle
+    for r in range(share(call.sizes[0], 1, thread, threads),
+                   share(call.sizes[0], 1, thread + 1, threads)):
+        x = <const real*>call.buffers[0] + r * n
+        y = <real*>call.buffers[1] + r * n
+        first = x[0]
+        for i in range(n):
+            y[i] = x[i] - first
+        middle = row_sum(y, n) / <real>n
+        for i in range(n):
+            y[i] -= middle
+        inverse[r] = 1 / r_sqrt(row_dot(y, y, n) / <real>n + epsilon)
+        for i in range(n):
+            y[i] *= inverse[r]
+
+
+cdef void standardize_rows_grad(const Call* call, int thread, int threads) noexcept nogil:
+    """dx = (dy - mean of dy - y mean of dy y) inverse, by rows"""
+    cdef int64_t n = call.sizes[1], r, i
+    cdef const real* dy
+    cdef const real* y
+    cdef real* dx
+    cdef real middle, slope, inverse
+    for r in range(share(call.sizes[0], 1, thread, threads),
+                   share(call.sizes[0], 1, thread + 1, threads)):
+        dy = <const real*>call.buffers[0] + r * n
+        y = <const real*>call.buffers[1] + r * n
+        dx = <real*>call.buffers[3] + r * n
+        inverse = (<const real*>call.buffers[2])[r]
+        middle = row_sum(dy, n) / <real>n
+        slope = row_dot(dy, y, n) / <real>n
+        for i in range(n):
+            dx[i] = (dy[i] - middle - y[i] * slope) * inverse
+
+
+cdef void unit_rows(const Call* call, int thread, int threads) noexcept nogil:
+    """y = x inverse, inverse = 1 / length of the row"""
+    cdef int64_t n = call.sizes[1], r, i
+    cdef const real* x
+    cdef real* y
+    cdef real length
+    cdef real* inverse = <real*>call.buffers[2]
+    for r in range(share(call.sizes[0], 1, thread, threads),
+                   share(call.sizes[0], 1, thread + 1, threads)):
+        x = <const real*>call.buffers[0] + r * n
+        y = <real*>call.buffers[1] + r * n
+        length = r_sqrt(row_dot(x, x, n))
+        inverse[r] = 1 / (SHORTEST if length < SHORTEST else length)
+        for i in range(n):
+            y[i] = x[i] * inverse[r]
+
+
+cdef void unit_rows_grad(const Call* call, int thread, int threads) noexcept nogil:
+    """dx = (dy - y sum of dy y) inverse, by rows"""
+    cdef int64_t n = call.sizes[1], r, i
+    cdef const real* dy
+    cdef const real* y
+    cdef real* dx
+    cdef real slope, inverse
+    for r in range(share(call.sizes[0], 1, thread, threads),
+                   share(call.sizes[0], 1, thread + 1, threads)):
+        dy = <const real*>call.buffers[0] + r * n
+        y = <const real*>call.buffers[1] + r * n
+        dx = <real*>call.buffers[3] + r * n
+        inverse = (<const real*>call.buffers[2])[r]
+        slope = row_dot(dy, y, n)
+        for i in range(n):
+            dx[i] = (dy[i] - y[i] * slope) * inverse
+
+
+cdef void unit_columns(const Call* call, int thread, int threads) noexcept nogil:
+    """u = w inverse, inverse = 1 / length of the column"""
+    cdef int64_t rows = call.sizes[0], ld = call.sizes[1], r, i, n
+    cdef int64_t j = share(ld, VLEN, thread, threads), stop = share(ld, VLEN, thread + 1, threads)
+    cdef const real* w
+    cdef real* u
+    cdef real* inverse
+    cdef real length
+    while j < stop:
+        n = min(stop - j, <int64_t>COLUMNS)
+        w = <const real*>call.buffers[0] + j
+        u = <real*>call.buffers[1] + j
+        inverse = <real*>call.buffers[2] + j
+        columns_dot(w, w, rows, ld, n, inverse)
+        for i in range(n):
+            length = r_sqrt(inverse[i])
+            inverse[i] = 1 / (SHORTEST if length < SHORTEST else length)
+        for r in range(rows):
+            for i in range(n):
+                u[r * ld + i] = w[r * ld + i] * inverse[i]
+        j += n
+
+
+cdef void unit_columns_grad(const Call* call, int thread, int threads) noexcept nogil:
+    """dw = (du - u sum of du u) inverse, by columns"""
+    cdef int64_t rows = call.sizes[0], ld = call.sizes[1], r, i, n
+    cdef int64_t j = share(ld, VLEN, thread, threads), stop = share(ld, VLEN, thread + 1, threads)
+    cdef const real* du
+    cdef const real* u
+    cdef const real* inverse
+    cdef real* dw
+    cdef real slope[COLUMNS]
+    while j < stop:
+        n = min(stop - j, <int64_t>COLUMNS)
+        du = <const real*>call.buffers[0] + j
+        u = <const real*>call.buffers[1] + j
+        inverse = <const real*>call.buffers[2] + j
+        dw = <real*>call.buffers[3] + j
+        columns_dot(du, u, rows, ld, n, slope)
+        for r in range(rows):
+            for i in range(n):
+                dw[r * ld + i] = (du[r * ld + i] - u[r * ld + i] * slope[i]) * inverse[i]
+        j += n
