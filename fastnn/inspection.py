@@ -15,7 +15,7 @@ import numpy as np
 from . import activations, checks
 from .callbacks import History
 from .kernels.ref import REFERENCE
-from .layers import Input, Layer
+from .layers import Layer
 from .model import Model, Sequential
 from .network import Network
 from .report import Table
@@ -55,7 +55,7 @@ def copy_of(model: SomeModel, dtype: str | None = None) -> SomeModel:
     return made
 
 
-def layer_outputs(model: Sequential, X: Any, *, batch_size: int | None = None) -> list[np.ndarray]:
+def layer_outputs(model: Model, X: Any, *, batch_size: int | None = None) -> list[np.ndarray]:
     """What each layer puts out for X, in evaluation (nothing is dropped).
 
     Parameters
@@ -70,12 +70,13 @@ def layer_outputs(model: Sequential, X: Any, *, batch_size: int | None = None) -
     Returns
     -------
     list of arrays
-        One array (n, ...) for each layer, of the model's number type.
+        One array (n, ...) for each layer, of the model's number type; for each call, where a layer
+        is called several times.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        Not a `Sequential`, X that does not fit, a model that is not built or not compiled.
+        Not a model, X that does not fit, a model that is not built or not compiled.
 
     Examples
     --------
@@ -86,31 +87,28 @@ def layer_outputs(model: Sequential, X: Any, *, batch_size: int | None = None) -
     >>> [y.shape for y in layer_outputs(model, np.ones((5, 4)))]
     [(5, 3), (5, 2)]
     """
-    chain = _chain(model)
-    weights = model.get_weights()
-    outputs = []
-    for depth in range(1, len(chain.layers) + 1):
-        # The compiler fuses layers, so their values are not in memory: each has a model of its own.
-        part = Sequential([Input(chain.input_shape), *chain.layers[:depth]], seed=model.seed)
-        part.compile(
-            model.loss,
-            backend=model.backend,
-            threads=model.threads,
-            dtype=model._dtype,
-            deterministic=model.deterministic,
-        )
-        part.set_weights(weights[: len(part.get_weights())])
-        outputs.append(part.predict(X, batch_size=batch_size))
-    return outputs
+    network = _network(model)
+    # The compiler fuses layers, so their values are not in memory: here each is an output.
+    every = Model(network.inputs, [call.symbol for call in network.calls])
+    every.compile(
+        "mean_squared_error",  # to predict, any loss does
+        backend=model.backend,
+        threads=model.threads,
+        dtype=model._dtype,
+        deterministic=model.deterministic,
+    )
+    every.set_weights(model.get_weights())
+    outputs = every.predict(X, batch_size=batch_size)
+    return outputs if isinstance(outputs, list) else [outputs]
 
 
-def layer_names(model: Sequential) -> list[str]:
+def layer_names(model: Model) -> list[str]:
     """The layers' names as `Model.summary` has them: ``dense_0``, ``dropout_1``, ..."""
-    return [f"{layer.kind}_{i}" for i, layer in enumerate(_chain(model, compiled=False).layers)]
+    return [f"{layer.kind}_{i}" for i, layer in enumerate(_network(model, compiled=False).layers)]
 
 
-def _chain(model: Sequential, compiled: bool = True) -> Network:
-    expect_model(model, Sequential)
+def _network(model: Model, compiled: bool = True) -> Network:
+    expect_model(model)
     return model._need(compiled)[0]
 
 
@@ -185,7 +183,7 @@ class Statistics:
 
 
 def layer_statistics(
-    model: Sequential,
+    model: Model,
     X: Any,
     y: Any,
     *,
@@ -228,7 +226,7 @@ def layer_statistics(
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As ``fit``; not a `Sequential`.
+        As ``fit``; not a model.
     NonFiniteLoss
         The loss is not finite.
 
@@ -254,10 +252,10 @@ def layer_statistics(
     saturated = checks.number("saturated", saturated, 0, 1)
     vanishing = checks.number("vanishing", vanishing, 0)
     exploding = checks.number("exploding", exploding, 0, open_low=True)
-    expect_model(model, Sequential)
+    expect_model(model)
     model = copy_of(model)
     loss, gradients = model.loss_and_gradients(X, y, sample_weight)  # builds the copy, if needed
-    chain = _chain(model)
+    network = _network(model)
     outputs = layer_outputs(model, X)
     before = [w.copy() for w in model.get_weights()]
     model.train_on_batch(X, y, sample_weight)
@@ -265,9 +263,9 @@ def layer_statistics(
 
     found = []
     for i, (name, layer, y_i) in enumerate(
-        zip(layer_names(model), chain.layers, outputs, strict=True)
+        zip(layer_names(model), network.layers, outputs, strict=True)
     ):
-        own = [k for k, placed in enumerate(chain.weights) if placed.layer == i]
+        own = [k for k, placed in enumerate(network.weights) if placed.layer == i]
         weights, gradient, update = (
             _norm([arrays[k] for k in own]) if own else None
             for arrays in (before, gradients, updates)
@@ -282,7 +280,7 @@ def layer_statistics(
         )  # fmt: skip
     warnings = [
         *_activation_warnings(found, dead, saturated),
-        *_gradient_warnings(found, _sizes(chain), vanishing, exploding),
+        *_gradient_warnings(found, _sizes(network), vanishing, exploding),
     ]
     return Statistics(found, loss, warnings)
 

@@ -451,9 +451,9 @@ class Model:
             regression in rare events data, 2001).
         mixup
             Above 0, train on mixtures s a + (1 - s) b of two rows of the batch and of their
-            targets, with one s a step from the beta distribution of parameters (mixup, mixup); at
-            most 4, and 0.1 to 0.4 are usual. Labels become one-hot rows for it (Zhang et al.,
-            mixup: beyond empirical risk minimization, ICLR 2018).
+            targets, with one s a step from the beta distribution of parameters (mixup, mixup); 0,
+            or in [0.01, 4], and 0.1 to 0.4 are usual. Labels become one-hot rows for it (Zhang et
+            al., mixup: beyond empirical risk minimization, ICLR 2018).
         shuffle
             Draw a new order of the rows for each epoch.
         callbacks
@@ -511,6 +511,9 @@ class Model:
                     "batch_size: expected None together with optimizer, for which all rows are one "
                     f"batch, got {batch_size}"
                 )
+        mixup = checks.number("mixup", mixup, 0, 4)
+        if mixup and optimizer is not None:
+            raise ValueError("mixup: not together with optimizer, which sees all rows at once")
         listed = callback_module.check(callbacks)
         data = self._prepare(X, y, sample_weight)
         data, held_out = self._hold_out(data, split, stratify)
@@ -524,9 +527,9 @@ class Model:
                 method, self, data, range(initial_epoch, epochs), listed,
                 self._validator(held_out), verbose,
             )  # fmt: skip
-        if checks.number("mixup", mixup, 0, 4):
+        if mixup:
             shapes = self._need()[0].output_shapes
-            data = mix_rows(data, float(mixup), [math.prod(s) for s in shapes], self._dtype)
+            data = mix_rows(data, mixup, [math.prod(s) for s in shapes], self._dtype)
         batch = self._batch(batch_size, len(data))
         runner = self._runner("train", data, batch)
         validate = self._validator(held_out)

@@ -20,8 +20,9 @@ import numpy as np
 from . import checks
 from .callbacks import History
 from .inspection import expect_model, layer_names, layer_outputs
+from .layers import Symbol
 from .lookup import near_matches
-from .model import Model, Sequential
+from .model import Model
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -351,9 +352,7 @@ def first_layer_weights(model: Model, shape: tuple[int, int], *, ax: Axes | None
     return ax
 
 
-def activation_histograms(
-    model: Sequential, X: Any, *, bins: int = 50, ax: Axes | None = None
-) -> Axes:
+def activation_histograms(model: Model, X: Any, *, bins: int = 50, ax: Axes | None = None) -> Axes:
     """How the outputs of each layer are distributed over all rows and units, in evaluation.
 
     Parameters
@@ -375,7 +374,7 @@ def activation_histograms(
     Raises
     ------
     ValueError, TypeError, RuntimeError
-        X that does not fit; not a `Sequential`, or one that is not built and compiled.
+        X that does not fit; not a model, or one that is not built and compiled.
     ImportError
         matplotlib is missing.
 
@@ -405,8 +404,8 @@ def activation_histograms(
     return ax
 
 
-def model_graph(model: Sequential, *, ax: Axes | None = None) -> Axes:
-    """The layers as boxes from top to bottom, with the shapes of one example between them.
+def model_graph(model: Model, *, ax: Axes | None = None) -> Axes:
+    """The calls of layers as boxes from top to bottom, each with the shape of its result.
 
     Parameters
     ----------
@@ -418,12 +417,12 @@ def model_graph(model: Sequential, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     matplotlib.axes.Axes
-        A box for the input and one for each layer, joined by arrows.
+        A box for each input and each call of a layer, joined by arrows.
 
     Raises
     ------
     TypeError, RuntimeError
-        Not a `Sequential`, or one that is not built.
+        Not a model, or one that is not built.
     ImportError
         matplotlib is missing.
 
@@ -435,28 +434,33 @@ def model_graph(model: Sequential, *, ax: Axes | None = None) -> Axes:
     >>> ax = plots.model_graph(model)  # doctest: +SKIP
     """
     names = layer_names(model)
-    chain, _ = model._need(compiled=False)
-    boxes = [f"input\n{chain.input_shape}"]
-    for i, (name, layer, shape) in enumerate(zip(names, chain.layers, chain.shapes, strict=True)):
-        size = sum(p.size for p in chain.weights if p.layer == i)
+    network, _ = model._need(compiled=False)
+    boxes: dict[Symbol, str] = {x: f"input\n{x.shape}" for x in network.inputs}
+    depths: dict[Symbol, int] = dict.fromkeys(network.inputs, 0)
+    for i, (name, call) in enumerate(zip(names, network.calls, strict=True)):
+        size = sum(p.size for p in network.weights if p.layer == i)
         weights = f", {size:,} weights" if size else ""
-        boxes.append(f"{name}: {layer!r}\n{shape}{weights}")
+        boxes[call.symbol] = f"{name}: {call.layer!r}\n{call.symbol.shape}{weights}"
+        depths[call.symbol] = 1 + max(depths[source] for source in call.symbol.inputs)
+    levels = [[s for s in boxes if depths[s] == d] for d in range(max(depths.values()) + 1)]
 
     if ax is None:
-        figure = _matplotlib("pyplot").figure(figsize=(5, 1 + 0.9 * len(boxes)))
+        wide = max(map(len, levels))
+        figure = _matplotlib("pyplot").figure(figsize=(5 * wide, 1 + 0.9 * len(levels)))
         ax = figure.add_subplot()
     style = {"boxstyle": "round,pad=0.5", "facecolor": "whitesmoke", "edgecolor": "gray"}
-    drawn: Any = None
-    for i, text in enumerate(boxes):
-        # An arrow from the box before; boxes keep their size in points, whatever the axes' is.
-        above = drawn
-        drawn = ax.annotate(text, (0.5, -i), ha="center", va="center", bbox=style)
-        if above is not None:
-            ax.annotate(
-                "", xy=(0.5, 1), xycoords=drawn.get_bbox_patch(), xytext=(0.5, 0),
-                textcoords=above.get_bbox_patch(),
-                arrowprops={"arrowstyle": "-|>", "color": "gray"},
-            )  # fmt: skip
-    ax.set(xlim=(0, 1), ylim=(0.5 - len(boxes), 0.5))
+    drawn: dict[Symbol, Any] = {}
+    for depth, level in enumerate(levels):
+        for j, symbol in enumerate(level):
+            place = ((j + 0.5) / len(level), -depth)
+            # Arrows join boxes, which keep their size in points, whatever the axes' is.
+            drawn[symbol] = ax.annotate(boxes[symbol], place, ha="center", va="center", bbox=style)
+            for source in symbol.inputs:
+                ax.annotate(
+                    "", xy=(0.5, 1), xycoords=drawn[symbol].get_bbox_patch(), xytext=(0.5, 0),
+                    textcoords=drawn[source].get_bbox_patch(),
+                    arrowprops={"arrowstyle": "-|>", "color": "gray"},
+                )  # fmt: skip
+    ax.set(xlim=(0, 1), ylim=(0.5 - len(levels), 0.5))
     ax.set_axis_off()
     return ax

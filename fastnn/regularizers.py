@@ -56,10 +56,14 @@ class Penalty(Regularizer):
         }
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Penalty) and repr(self) == repr(other)
+        return isinstance(other, Penalty) and self._values == other._values
 
     def __hash__(self) -> int:
-        return hash(repr(self))
+        return hash(self._values)
+
+    @property
+    def _values(self) -> tuple[Any, ...]:
+        return self.function, self.factor, self.parameters
 
     def __repr__(self) -> str:
         values = formulas.describe(self.formula, self.parameters)

@@ -53,10 +53,14 @@ class Schedule:
         return changed
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Schedule) and repr(self) == repr(other)
+        return isinstance(other, Schedule) and self._values == other._values
 
     def __hash__(self) -> int:
-        return hash(repr(self))
+        return hash(self._values)
+
+    @property
+    def _values(self) -> tuple[Any, ...]:
+        return self.function, self.parameters, self.warm_up
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{p:g}' for p in self.parameters)})"

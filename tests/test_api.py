@@ -737,6 +737,17 @@ def test_a_rate_assigned_between_two_calls_takes_effect():
     same(fitted(model, X, y), first)
 
 
+def test_a_rate_that_prints_like_the_last_one_is_still_another():
+    """A rate decides which compiled program runs, also where six digits do not show it."""
+    rates = 1.0, 1.0 + 1e-9
+    names = {r: f"{fnn.schedules.get(r)}" for r in rates}
+    assert len(set(names.values())) == 1
+    assert len({fnn.schedules.get(r) for r in rates}) == 2
+    assert len({fnn.regularizers.L2(r) for r in rates}) == 2
+    assert fnn.schedules.get(rates[1]) == fnn.schedules.get(rates[1])
+    assert fnn.regularizers.L2(rates[1]) == fnn.regularizers.L2(rates[1])
+
+
 class Scripted:
     """What EarlyStopping needs of a model."""
 

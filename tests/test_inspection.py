@@ -275,7 +275,7 @@ def test_impossible_arguments_are_named():
             layer_statistics(model, X, y, **options)
     for function in (layer_outputs, layer_statistics):
         arguments = (X,) if function is layer_outputs else (X, y)
-        with pytest.raises(TypeError, match="model: expected a Sequential, got list"):
+        with pytest.raises(TypeError, match="model: expected a Model, got list"):
             function([], *arguments)
     with pytest.raises(RuntimeError, match="not built"):
         layer_outputs(model, X)

@@ -352,5 +352,5 @@ def test_the_graph_has_a_box_for_each_layer_and_arrows_between():
 def test_a_graph_needs_a_built_sequential():
     with pytest.raises(RuntimeError, match="not built"):
         plots.model_graph(fnn.Sequential([L.Dense(2)]))
-    with pytest.raises(TypeError, match="model: expected a Sequential"):
+    with pytest.raises(TypeError, match="model: expected a Model"):
         plots.model_graph(None)

@@ -429,8 +429,12 @@ def divergence(z, t):
 
 def margins(p=1, margin=1.0):
     """PyTorch divides the sum by the number of classes."""
-    return lambda z, t: OUTPUTS * functional.multi_margin_loss(
-        z, t if t.ndim == 1 else t.argmax(dim=1), p, margin, reduction="none")
+    return lambda z, t: (
+        OUTPUTS
+        * functional.multi_margin_loss(
+            z, t if t.ndim == 1 else t.argmax(dim=1), p, margin, reduction="none"
+        )
+    )
 
 
 def proximity(y, t):

@@ -39,11 +39,14 @@ def value(given: Any) -> str:
 
 
 def arguments(make: Callable[..., Any], more: Iterable[Argument] = ()) -> list[Argument]:
-    """The arguments of a constructor; ``more`` stand for its ``**given``, if it has that."""
+    """The arguments of a constructor; ``more`` stand for its ``**given``, if it has that.
+
+    ``**options`` are those of its base, which has an entry of its own.
+    """
     found = []
     for p in inspect.signature(make).parameters.values():
         if p.kind is p.VAR_KEYWORD:
-            found += list(more)
+            found += [a for a in more if p.name in ("given", "parameters")]
         elif p.kind is not p.VAR_POSITIONAL:
             numeric = re.search(r"\b(int|float)\b", str(p.annotation)) is not None
             found.append(Argument(p.name, p.default, p.kind is p.KEYWORD_ONLY, numeric))

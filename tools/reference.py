@@ -172,7 +172,8 @@ def _takes(module: ModuleType, name: str) -> bool:
     """Whether users can write the name as a string and nothing else."""
     if not hasattr(module, "get"):
         return False
-    before = ["argument"] * (len(inspect.signature(module.get).parameters) - 1)
+    given = inspect.signature(module.get).parameters.values()
+    before = ["argument"] * (sum(p.default is p.empty for p in given) - 1)
     try:
         module.get(*before, name)
     except (TypeError, ValueError):

@@ -28,6 +28,15 @@ cdef void cross_entropy(const Call* call, int thread, int threads) noexcept nogi
         rows[r] = loss * row_weight(call, r)
 
 
+cdef inline int64_t rows_at_once(int64_t columns) noexcept nogil:
+    """How many narrow rows a formula runs over in one call, from a multiple of VLEN on.
+
+    The compiler may contract a b - c d one way in a loop's vectors and the other way in its tail:
+    where a number lies in a vector must not depend on the threads.
+    """
+    return max(CHUNK // columns // VLEN * VLEN, <int64_t>1)
+
+
 cdef void pointwise_loss(const Call* call, int thread, int threads) noexcept nogil:
     """rows = weight / O sum over outputs of l(y, t); dy = weight / (B O) l'(y, t), or without O
 
@@ -42,9 +51,9 @@ cdef void pointwise_loss(const Call* call, int thread, int threads) noexcept nog
     cdef real scale
     cdef loss_loop value = <loss_loop>call.formulas[0]
     cdef loss_loop gradient = <loss_loop>call.formulas[1]
-    cdef int64_t stop = share(call.sizes[0], 1, thread + 1, threads)
-    cdef int64_t together = max(CHUNK // columns, <int64_t>1)
-    r = share(call.sizes[0], 1, thread, threads)
+    cdef int64_t stop = share(call.sizes[0], VLEN, thread + 1, threads)
+    cdef int64_t together = rows_at_once(columns)
+    r = share(call.sizes[0], VLEN, thread, threads)
     while r < stop:
         n = min(together, stop - r)
         y = <const real*>call.buffers[0] + r * columns

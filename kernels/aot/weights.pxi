@@ -4,14 +4,14 @@
 cdef void activity_penalty(const Call* call, int thread, int threads) noexcept nogil:
     """rows = factor times the sum of f(x) over a row; dx = factor f'(x) / B"""
     cdef int64_t columns = call.sizes[1], r, i, n, first
-    cdef int64_t stop = share(call.sizes[0], 1, thread + 1, threads)
-    cdef int64_t together = max(CHUNK // columns, <int64_t>1)
+    cdef int64_t stop = share(call.sizes[0], VLEN, thread + 1, threads)
+    cdef int64_t together = rows_at_once(columns)
     cdef const real* x
     cdef double* rows = <double*>call.buffers[1]
     cdef real* dx
     cdef real local[CHUNK]
     cdef real scale = <real>(call.constants[0] / <double>call.step.rows)
-    r = share(call.sizes[0], 1, thread, threads)
+    r = share(call.sizes[0], VLEN, thread, threads)
     while r < stop:
         n = min(together, stop - r)
         x = <const real*>call.buffers[0] + r * columns
