@@ -74,11 +74,14 @@ cdef extern from "elementary.h" nogil:
     real r_cos_turns(real x)
 
 cdef extern from "philox.h" nogil:
-    void philox_rows(uint64_t seed, uint32_t stream, uint32_t step, uint32_t row, int64_t rows,
-                     uint32_t first, int64_t n, uint32_t* w0, uint32_t* w1, uint32_t* w2,
-                     uint32_t* w3)
-    void philox_words(uint64_t seed, uint32_t stream, uint32_t step, uint32_t row, uint32_t first,
-                      int64_t n, uint32_t* w0, uint32_t* w1, uint32_t* w2, uint32_t* w3)
+    ctypedef struct Philox:
+        pass
+    int PHILOX_BLOCK
+    void philox_start(Philox* p, uint64_t seed, uint32_t stream, uint32_t step, uint32_t row,
+                      int64_t counters)
+    void philox_next(Philox* p, uint32_t* to)
+    void philox_words(uint64_t seed, uint32_t stream, uint32_t step, uint32_t row, int64_t n,
+                      uint32_t* to)
 
 # The loops that scalars.pxi makes of the formulas.
 ctypedef void (*activation_loop)(real*, int64_t, const double*) noexcept nogil

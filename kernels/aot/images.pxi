@@ -9,12 +9,12 @@ cdef inline double unit(uint32_t word) noexcept nogil:
 
 cdef void draw_units(const Call* call, int64_t row, double* u) noexcept nogil:
     """Eight numbers of a row."""
-    cdef uint32_t words[4][2]
+    cdef uint32_t words[8]
     cdef int i
     philox_words(call.step.seed, <uint32_t>call.sizes[3], <uint32_t>call.step.step,
-                 <uint32_t>(call.sizes[2] + row), 0, 2, words[0], words[1], words[2], words[3])
+                 <uint32_t>(call.sizes[2] + row), 8, words)
     for i in range(8):
-        u[i] = unit(words[i // 2][i % 2])
+        u[i] = unit(words[i])
 
 
 cdef struct Image:
@@ -105,14 +105,14 @@ cdef enum:
 cdef void smooth_lines(const real* field, real* to, int64_t lines, int64_t n, int64_t line,
                        int64_t step, const real* taps, int64_t radius) noexcept nogil:
     """Filter `lines` lines of n numbers that are `step` apart, with zeros around them."""
-    cdef int64_t l, i, k
+    cdef int64_t which, k, i
     cdef real sum
-    for l in range(lines):
+    for which in range(lines):
         for i in range(n):
             sum = 0
             for k in range(max(-radius, -i), min(radius, n - 1 - i) + 1):
-                sum += taps[k + radius] * field[l * line + (i + k) * step]
-            to[l * line + i * step] = sum
+                sum += taps[k + radius] * field[which * line + (i + k) * step]
+            to[which * line + i * step] = sum
 
 
 cdef void elastic(const Call* call, int thread, int threads) noexcept nogil:
@@ -125,8 +125,9 @@ cdef void elastic(const Call* call, int thread, int threads) noexcept nogil:
     cdef real* other
     cdef real taps[MOST_TAPS]
     cdef double alpha = call.constants[0], sigma = call.constants[1], total = 0
-    cdef int64_t radius = <int64_t>(3 * sigma), row, i, j, k, n, first, quarter, pixels, at
-    cdef uint32_t words[4][WORDS]
+    cdef int64_t radius = <int64_t>(3 * sigma), row, i, j, k, pixels, at
+    cdef Philox philox
+    cdef uint32_t words[WORDS]
     make_image(&image, call, call.constants[2])
     if <double>radius < 3 * sigma:
         radius += 1
@@ -136,22 +137,17 @@ cdef void elastic(const Call* call, int thread, int threads) noexcept nogil:
         taps[k + radius] = <real>(libc_exp(-0.5 * (<double>k / sigma) * (<double>k / sigma))
                                   / total)
     pixels = image.height * image.width
-    quarter = blocks_of(2 * pixels, 4)
-    other = fields + 4 * quarter
+    other = fields + 2 * pixels
     for row in range(share(call.sizes[0], 1, thread, threads),
                      share(call.sizes[0], 1, thread + 1, threads)):
         x = <const real*>call.buffers[0] + row * call.sizes[1]
         y = <real*>call.buffers[1] + row * call.sizes[1]
-        first = 0
-        while first < quarter:
-            n = min(quarter - first, <int64_t>WORDS)
-            philox_words(call.step.seed, <uint32_t>call.sizes[3], <uint32_t>call.step.step,
-                         <uint32_t>(call.sizes[2] + row), <uint32_t>first, n,
-                         words[0], words[1], words[2], words[3])
-            for k in range(4):
-                for i in range(n):
-                    fields[k * quarter + first + i] = <real>(2 * unit(words[k][i]) - 1)
-            first += n
+        philox_start(&philox, call.step.seed, <uint32_t>call.sizes[3], <uint32_t>call.step.step,
+                     <uint32_t>(call.sizes[2] + row), blocks_of(2 * pixels, 4))
+        for k in range(blocks_of(2 * pixels, WORDS)):
+            philox_next(&philox, words)
+            for i in range(min(2 * pixels - k * WORDS, <int64_t>WORDS)):
+                fields[k * WORDS + i] = <real>(2 * unit(words[i]) - 1)
         for k in range(2):
             field = fields + k * pixels
             smooth_lines(field, other, image.width, image.height, 1, image.width, taps, radius)
@@ -168,17 +164,17 @@ cdef void recolor(const Call* call, int thread, int threads) noexcept nogil:
     cdef int64_t n = call.sizes[1], row, i
     cdef const real* x
     cdef real* y
-    cdef uint32_t words[4][1]
+    cdef uint32_t words[2]
     cdef real scale, shift
     for row in range(share(call.sizes[0], 1, thread, threads),
                      share(call.sizes[0], 1, thread + 1, threads)):
         x = <const real*>call.buffers[0] + row * n
         y = <real*>call.buffers[1] + row * n
         philox_words(call.step.seed, <uint32_t>call.sizes[3], <uint32_t>call.step.step,
-                     <uint32_t>(call.sizes[2] + row), 0, 1, words[0], words[1], words[2], words[3])
-        scale = <real>(1 + call.constants[1] * (2 * unit(words[0][0]) - 1))
+                     <uint32_t>(call.sizes[2] + row), 2, words)
+        scale = <real>(1 + call.constants[1] * (2 * unit(words[0]) - 1))
         shift = row_sum(x, n) / <real>n
-        shift = (shift - scale * shift) + <real>(call.constants[0] * (2 * unit(words[1][0]) - 1))
+        shift = (shift - scale * shift) + <real>(call.constants[0] * (2 * unit(words[1]) - 1))
         for i in range(n):
             y[i] = scale * x[i] + shift
 
@@ -218,21 +214,20 @@ cdef void mix(const Call* call, int thread, int threads) noexcept nogil:
     cdef const real* other
     cdef real* y
     cdef double a = 1, b = 0
-    cdef uint32_t words[4][1]
+    cdef uint32_t words[3]
     cdef uint32_t k = 0
     cdef real mine, theirs
     while k < 1000:  # Joehnk's method; more than a few are never needed
-        philox_words(call.step.seed, <uint32_t>call.sizes[2], <uint32_t>call.step.step, k, 0, 1,
-                     words[0], words[1], words[2], words[3])
-        a = libc_exp(libc_log((<double>(words[0][0] >> 8) + 0.5) / 16777216.0) / call.constants[0])
-        b = libc_exp(libc_log((<double>(words[1][0] >> 8) + 0.5) / 16777216.0) / call.constants[0])
+        philox_words(call.step.seed, <uint32_t>call.sizes[2], <uint32_t>call.step.step, k, 3, words)
+        a = libc_exp(libc_log((<double>(words[0] >> 8) + 0.5) / 16777216.0) / call.constants[0])
+        b = libc_exp(libc_log((<double>(words[1] >> 8) + 0.5) / 16777216.0) / call.constants[0])
         if 0 < a + b <= 1:
             break
         k += 1
     mine = <real>(a / (a + b))
     theirs = <real>(1 - a / (a + b))
     if rows > 1:
-        ahead = 1 + <int64_t>((<double>(words[2][0] >> 8) + 0.5) / 16777216.0 * <double>(rows - 1))
+        ahead = 1 + <int64_t>((<double>(words[2] >> 8) + 0.5) / 16777216.0 * <double>(rows - 1))
     for row in range(share(rows, 1, thread, threads), share(rows, 1, thread + 1, threads)):
         x = <const real*>call.buffers[0] + row * n
         other = <const real*>call.buffers[0] + (row + ahead) % rows * n

@@ -112,20 +112,20 @@ cdef void negative_log_likelihood(const Call* call, int thread, int threads) noe
     cdef int64_t columns = call.sizes[1], r, i
     cdef const int32_t* labels = <const int32_t*>call.buffers[1]
     cdef const real* t
-    cdef const real* l
+    cdef const real* logs
     cdef double* rows = <double*>call.buffers[4]
     cdef real* dl
     cdef real scale
     for r in range(share(call.sizes[0], 1, thread, threads),
                    share(call.sizes[0], 1, thread + 1, threads)):
-        l = <const real*>call.buffers[0] + r * columns
+        logs = <const real*>call.buffers[0] + r * columns
         t = <const real*>call.buffers[2] + r * columns
         dl = <real*>call.buffers[5] + r * columns
         scale = <real>(row_weight(call, r) / <double>call.step.rows)
         if labels != NULL:
-            rows[r] = -<double>l[labels[r]]
+            rows[r] = -<double>logs[labels[r]]
         else:
-            rows[r] = -<double>row_dot(t, l, columns)
+            rows[r] = -<double>row_dot(t, logs, columns)
         rows[r] *= row_weight(call, r)
         if call.buffers[5] == NULL:
             continue
@@ -138,8 +138,8 @@ cdef void negative_log_likelihood(const Call* call, int thread, int threads) noe
 
 
 cdef void multiclass_hinge(const Call* call, int thread, int threads) noexcept nogil:
-    """rows = weight times the sum over the wrong classes of max(0, margin + z - z of the right one),
-    or of its square"""
+    """rows = weight times the sum over the wrong classes of max(0, margin + z - z of the right
+    one), or of its square"""
     cdef int64_t columns = call.sizes[1], squared = call.sizes[2], r, i, right
     cdef const int32_t* labels = <const int32_t*>call.buffers[1]
     cdef const real* z

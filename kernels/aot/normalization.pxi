@@ -49,7 +49,8 @@ cdef inline void columns_dot(const real* a, const real* b, int64_t rows, int64_t
 cdef void affine_dw(const Call* call, int thread, int threads) noexcept nogil:
     """dscale = sum over the rows of dy x, dshift = sum of dy"""
     cdef int64_t rows = call.sizes[0], ld = call.sizes[1]
-    cdef int64_t j = share(ld, VLEN, thread, threads), stop = share(ld, VLEN, thread + 1, threads), n
+    cdef int64_t j = share(ld, VLEN, thread, threads), n
+    cdef int64_t stop = share(ld, VLEN, thread + 1, threads)
     cdef const real* x = <const real*>call.buffers[0]
     cdef const real* dy = <const real*>call.buffers[1]
     cdef real* dscale = <real*>call.buffers[2]
@@ -164,7 +165,8 @@ cdef void standardize_columns_grad(const Call* call, int thread, int threads) no
             inverse[i] = 1 / r_sqrt((<const real*>call.buffers[2])[j + i] + epsilon)
         for r in range(rows):
             for i in range(n):
-                dx[r * ld + i] = (dy[r * ld + i] - middle[i] - y[r * ld + i] * slope[i]) * inverse[i]
+                dx[r * ld + i] = ((dy[r * ld + i] - middle[i] - y[r * ld + i] * slope[i])
+                                  * inverse[i])
         j += n
 
 

@@ -61,40 +61,50 @@ cdef void rescale(const Call* call, int thread, int threads) noexcept nogil:
 
 
 cdef enum:
-    WORDS = 64  # random counters computed at a time
+    WORDS = 256  # random words made at a time: PHILOX_BLOCK
 
 
 cdef struct Random:
-    uint32_t words[4][WORDS]    # [word][row][counter] of as many rows as fit, or of a part of one
-    int64_t quarter             # counters of a row
-    int64_t first, n            # those that are here
-    int64_t row, rows
+    Philox philox
+    uint32_t words[WORDS]
+    int64_t used          # of the words
+    int64_t at, stop      # of the words that the tensor's rows need, without those between rows
+    int64_t row           # words of a row, or of all rows where nothing is between them
+    int64_t column
 
 
-cdef inline void first_words(Random* random, int64_t row, int64_t quarter) noexcept nogil:
-    random.quarter = quarter
-    random.row = row
-    random.rows = 0
-    random.first = quarter  # all that came before is done
+cdef inline void first_words(Random* random, const Call* call, int64_t of_a_number, int thread,
+                             int threads) noexcept nogil:
+    """Before the words of this thread's rows, so many for each number."""
+    cdef int64_t first = share(call.sizes[0], 1, thread, threads)
+    cdef int64_t row = call.sizes[1] * of_a_number
+    random.at = first * row
+    random.stop = share(call.sizes[0], 1, thread + 1, threads) * row
+    random.row = row if row % 4 else random.stop - random.at
+    random.column = 0
+    random.used = WORDS
+    philox_start(&random.philox, call.step.seed, <uint32_t>call.sizes[3],
+                 <uint32_t>call.step.step, <uint32_t>(call.sizes[2] + first),
+                 max(blocks_of(row, 4), <int64_t>1))
 
 
-cdef inline int next_words(Random* random, const Call* call, int64_t stop) noexcept nogil:
-    """Draw the next words of the rows before `stop`; false when there are none left."""
-    cdef int64_t row
-    if random.rows and random.first + random.n < random.quarter:
-        random.first += random.n
-    else:
-        random.row += random.rows
-        random.first = 0
-        random.rows = min(stop - random.row, max(WORDS // random.quarter, <int64_t>1))
-    if random.row >= stop:
+cdef inline int64_t next_words(Random* random, const uint32_t** words) noexcept nogil:
+    """How many words, for numbers that follow each other, are in `words`; 0 at the end."""
+    cdef int64_t n
+    if random.at >= random.stop:
         return 0
-    random.n = min(random.quarter - random.first, <int64_t>WORDS)
-    row = call.sizes[2] + random.row
-    philox_rows(call.step.seed, <uint32_t>call.sizes[3], <uint32_t>call.step.step, <uint32_t>row,
-                random.rows, <uint32_t>random.first, random.n,
-                random.words[0], random.words[1], random.words[2], random.words[3])
-    return 1
+    if random.used == WORDS:
+        philox_next(&random.philox, random.words)
+        random.used = 0
+    n = min(WORDS - random.used, random.row - random.column)
+    words[0] = random.words + random.used
+    random.at += n
+    random.used += n
+    random.column += n
+    if random.column == random.row:
+        random.column = 0
+        random.used += -random.used & 3  # a row begins with a counter of its own
+    return n
 
 
 cdef inline void keep(const real* x, real* y, real* mask, const uint32_t* words, int64_t n,
@@ -112,23 +122,22 @@ cdef inline void keep(const real* x, real* y, real* mask, const uint32_t* words,
 
 cdef void dropout(const Call* call, int thread, int threads) noexcept nogil:
     """y = x mask, mask = 1 / (1 - rate) where a random word is at least rate, else 0"""
-    cdef int64_t columns = call.sizes[1], quarter = blocks_of(columns, 4), r, w, at, n
-    cdef int64_t stop = share(call.sizes[0], 1, thread + 1, threads)
+    cdef int64_t n, at
     cdef const real* x = <const real*>call.buffers[0]
     cdef real* y = <real*>call.buffers[1]
     cdef real* mask = <real*>call.buffers[2]
     cdef double rate = call.constants[0]
     cdef uint32_t threshold = <uint32_t>(rate * 4294967296.0)
     cdef real scale = <real>(1.0 / (1.0 - rate))
+    cdef const uint32_t* words
     cdef Random random
-    first_words(&random, share(call.sizes[0], 1, thread, threads), quarter)
-    while next_words(&random, call, stop):
-        for r in range(random.rows):
-            for w in range(4):
-                n = min(random.n, columns - w * quarter - random.first)
-                at = (random.row + r) * columns + w * quarter + random.first
-                keep(x + at, y + at, mask + at if mask != NULL else NULL,
-                     random.words[w] + r * random.n, n, threshold, scale)
+    first_words(&random, call, 1, thread, threads)
+    at = random.at
+    n = next_words(&random, &words)
+    while n:
+        keep(x + at, y + at, mask + at if mask != NULL else NULL, words, n, threshold, scale)
+        at = random.at
+        n = next_words(&random, &words)
 
 
 cdef void prelu(const Call* call, int thread, int threads) noexcept nogil:
@@ -193,35 +202,31 @@ cdef inline real normal(uint32_t length, uint32_t angle) noexcept nogil:
 cdef void gaussian(const Call* call, int thread, int threads, int multiply) noexcept nogil:
     """y = x + n or y = x (1 + n) with n from N(0, deviation^2)
 
-    Counter j of a row gives the length and the angle of numbers j and j + ceil(N / 2).
+    The first of a number's two words gives the length, the second the angle.
     """
-    cdef int64_t columns = call.sizes[1], half = blocks_of(columns, 2), r, w, at, n, i
-    cdef int64_t stop = share(call.sizes[0], 1, thread + 1, threads)
+    cdef int64_t n, at, i
     cdef const real* x
     cdef real* y
-    cdef const uint32_t* length
-    cdef const uint32_t* angle
     cdef real deviation = <real>call.constants[0]
     cdef real noise[WORDS]
+    cdef const uint32_t* words
     cdef Random random
-    first_words(&random, share(call.sizes[0], 1, thread, threads), half)
-    while next_words(&random, call, stop):
-        for r in range(random.rows):
-            for w in range(2):
-                n = min(random.n, columns - w * half - random.first)
-                at = (random.row + r) * columns + w * half + random.first
-                x = <const real*>call.buffers[0] + at
-                y = <real*>call.buffers[1] + at
-                length = random.words[w] + r * random.n
-                angle = random.words[2 + w] + r * random.n
-                for i in range(n):
-                    noise[i] = deviation * normal(length[i], angle[i])
-                if multiply:
-                    for i in range(n):
-                        y[i] = x[i] * (1 + noise[i])
-                else:
-                    for i in range(n):
-                        y[i] = x[i] + noise[i]
+    first_words(&random, call, 2, thread, threads)
+    at = random.at // 2
+    n = next_words(&random, &words) // 2
+    while n:
+        x = <const real*>call.buffers[0] + at
+        y = <real*>call.buffers[1] + at
+        for i in range(n):
+            noise[i] = deviation * normal(words[2 * i], words[2 * i + 1])
+        if multiply:
+            for i in range(n):
+                y[i] = x[i] * (1 + noise[i])
+        else:
+            for i in range(n):
+                y[i] = x[i] + noise[i]
+        at = random.at // 2
+        n = next_words(&random, &words) // 2
 
 
 cdef void gaussian_noise(const Call* call, int thread, int threads) noexcept nogil:

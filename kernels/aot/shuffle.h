@@ -18,18 +18,7 @@
 
 static void shuffle_rows(uint64_t seed, uint32_t epoch, int64_t n, uint32_t *keys, int64_t *order,
                          uint32_t *keys_scratch, int64_t *order_scratch) {
-    const int64_t quarter = (n + 3) / 4;
-    uint32_t words[4][256];
-    for (int64_t j = 0; j < quarter; j += 256) {
-        const int64_t count = quarter - j < 256 ? quarter - j : 256;
-        philox_words(seed, STREAM_SHUFFLE, epoch, 0, (uint32_t)j, count, words[0], words[1],
-                     words[2], words[3]);
-        for (int64_t w = 0; w < 4; w++)
-            for (int64_t i = 0; i < count; i++) {
-                const int64_t at = w * quarter + j + i;
-                if (at < n) keys[at] = words[w][i];
-            }
-    }
+    philox_words(seed, STREAM_SHUFFLE, epoch, 0, n, keys);
     for (int64_t i = 0; i < n; i++) order[i] = i;
     /* Three passes, least significant digits first; an odd number ends in the scratch. */
     for (int pass = 0; pass < 3; pass++) {

@@ -131,8 +131,8 @@ cdef void log_softmax(const Call* call, int thread, int threads) noexcept nogil:
             narrow_exponentials(<const real*>call.buffers[0] + r * columns, <int>n, columns, &rows)
         else:
             for lane in range(n):
-                wide_exponentials(<const real*>call.buffers[0] + (r + lane) * columns, columns, NULL,
-                                  rows.largest + lane, rows.total + lane)
+                wide_exponentials(<const real*>call.buffers[0] + (r + lane) * columns, columns,
+                                  NULL, rows.largest + lane, rows.total + lane)
         for lane in range(n):
             normal[lane] = r_log(rows.total[lane])
         for lane in range(n):

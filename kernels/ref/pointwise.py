@@ -195,10 +195,9 @@ def log_softmax_grad(dy, y, dx):
 def _normal(step, stream, shape, dtype):
     """Normal numbers by Box & Muller's transform of 23 bits for the length, 24 for the angle."""
     rows, columns = shape
-    half = 2 * (-(-columns // 2))
-    random = words(step.seed, stream, step.step, np.arange(rows), 2 * half)
-    length = ((random[:, :columns] >> np.uint32(9)) + 0.5) / 2**23
-    angle = (random[:, half : half + columns] >> np.uint32(8)) / 2**24
+    random = words(step.seed, stream, step.step, np.arange(rows), 2 * columns)
+    length = ((random[:, ::2] >> np.uint32(9)) + 0.5) / 2**23
+    angle = (random[:, 1::2] >> np.uint32(8)) / 2**24
     return (np.sqrt(-2 * np.log(length)) * np.cos(2 * np.pi * angle)).astype(dtype)
 
 

@@ -11,11 +11,11 @@ MIXTURE = 0xFFFFFFFE  # the stream of mixtures of rows
 def words(seed: int, stream: int, step: int, rows: np.ndarray, n: int) -> np.ndarray:
     """Random uint32 words of shape (len(rows), n), a function of the arguments alone.
 
-    Counter j of a row gives the words j, j + q, j + 2 q and j + 3 q with q = ceil(n / 4).
+    Counter j of a row gives the words 4 j to 4 j + 3.
     """
-    quarter = -(-n // 4)
+    counters = -(-n // 4)
     low = np.uint64(0xFFFFFFFF)
-    a = np.broadcast_to(np.arange(quarter, dtype=np.uint64), (len(rows), quarter))
+    a = np.broadcast_to(np.arange(counters, dtype=np.uint64), (len(rows), counters))
     b = np.broadcast_to(np.asarray(rows, np.uint64)[:, None], a.shape)
     c = np.full(a.shape, step & 0xFFFFFFFF, np.uint64)
     d = np.full(a.shape, stream, np.uint64)
@@ -29,7 +29,8 @@ def words(seed: int, stream: int, step: int, rows: np.ndarray, n: int) -> np.nda
             p & low,
         )
         k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
-    return np.stack([a, b, c, d], axis=1).reshape(len(rows), 4 * quarter)[:, :n].astype(np.uint32)
+    made = np.stack([a, b, c, d], axis=-1).astype(np.uint32)
+    return made.reshape(len(rows), 4 * counters)[:, :n]
 
 
 def shuffled(seed: int, epoch: int, n: int) -> np.ndarray:
