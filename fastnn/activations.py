@@ -47,11 +47,21 @@ class ActivationFunction:
             return graph.emit(self.name, x)[0]
         return graph.emit("activation", x, function=self.name, parameters=self.parameters)[0]
 
+    def __reduce__(self) -> Any:
+        formula = FORMULAS["activation"].get(self.name)
+        definition = getattr(formula, "definition", None)
+        if definition is None:
+            return ActivationFunction, (self.name, self.parameters)
+        from .custom import restored_activation  # it is made of this module
+
+        return restored_activation, (definition, self.parameters)
+
     def __repr__(self) -> str:
+        name = self.name.split("#")[0]  # a user's own may have had predecessors
         if not self.parameters:
-            return self.name
+            return name
         formula = FORMULAS["activation"][self.name]
-        return f"{self.name}({formulas.describe(formula, self.parameters)})"
+        return f"{name}({formulas.describe(formula, self.parameters)})"
 
 
 def names() -> list[str]:

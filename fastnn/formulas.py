@@ -19,6 +19,7 @@ def parameters(formula: Formula, given: Mapping[str, Any]) -> tuple[float, ...]:
     ValueError
         A parameter out of its range.
     """
+    formula.prepare()
     values: dict[str, Any] = {**formula.defaults, **given}
     for name in values:
         if name not in formula.parameters:

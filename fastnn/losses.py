@@ -352,21 +352,20 @@ class BinaryCrossEntropy(PointwiseLoss):
         return f"BinaryCrossEntropy(from_logits={self.from_logits})"
 
 
-def _class_of(formula: Formula) -> type[PointwiseLoss]:
+def class_of(formula: Formula, name: str) -> type[PointwiseLoss]:
     """The loss class of a formula that needs nothing but its parameters."""
 
     def __init__(self: PointwiseLoss, **given: float) -> None:
         self.parameters = formulas.parameters(formula, given)
 
-    name = camel_case(formula.name)
     contents = {
         "__init__": __init__,
         "__doc__": f"Mean over the outputs of {formulas.documentation(formula)}",
         "__module__": __name__,
         "functions": (formula.name,),
-        "name": formula.name,
+        "name": name,
     }
-    return type(name, (PointwiseLoss,), contents)
+    return type(camel_case(name), (PointwiseLoss,), contents)
 
 
 _WRITTEN: tuple[type[Loss], ...] = (
@@ -384,7 +383,7 @@ _COVERED = {name for c in _WRITTEN for name in c.functions}
 
 #: Name -> class, of everything a user can name; a class for each formula that has none above.
 LOSSES: dict[str, type[Loss]] = {c.name: c for c in _WRITTEN} | {
-    name: _class_of(formula)
+    name: class_of(formula, name)
     for name, formula in FORMULAS["loss"].items()
     if name not in _COVERED and "derivative" in formula.companions
 }

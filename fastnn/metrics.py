@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import formulas
 from .compiler import Graph, Target, Tensor
-from .lookup import resolve
+from .kernels.formula import FORMULAS, Formula
+from .lookup import camel_case, resolve
 
 
 class Metric:
@@ -40,6 +42,7 @@ class Accuracy(Metric):
 
 class _Pointwise(Metric):
     function: str
+    parameters: tuple[float, ...] = ()
 
     def emit(self, graph: Graph, prediction: Tensor, target: Target, loss: Any) -> Tensor:
         if target.targets is None:
@@ -47,7 +50,11 @@ class _Pointwise(Metric):
                 f"metrics: {self.name!r} compares numbers, but the targets are class labels; "
                 "give one-hot targets, or leave it out"
             )
-        return _pointwise(graph, self.function, prediction, target, ())
+        return _pointwise(graph, self.function, prediction, target, self.parameters)
+
+    def __repr__(self) -> str:
+        formula = FORMULAS["loss"][self.function]
+        return f"{type(self).__name__}({formulas.describe(formula, self.parameters)})"
 
 
 def _pointwise(
@@ -79,6 +86,22 @@ class MeanAbsoluteError(_Pointwise):
 
     name = "mean_absolute_error"
     function = "absolute_error"
+
+
+def class_of(formula: Formula, name: str) -> type[Metric]:
+    """The metric class of a formula."""
+
+    def __init__(self: _Pointwise, **given: float) -> None:
+        self.parameters = formulas.parameters(formula, given)
+
+    contents = {
+        "__init__": __init__,
+        "__doc__": f"Mean over the outputs of {formulas.documentation(formula)}",
+        "__module__": __name__,
+        "function": formula.name,
+        "name": name,
+    }
+    return type(camel_case(name), (_Pointwise,), contents)
 
 
 #: Name -> class, of everything a user can name.

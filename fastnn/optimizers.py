@@ -9,9 +9,9 @@ from __future__ import annotations
 from inspect import signature
 from typing import Any
 
-from . import checks, schedules
-from .kernels.formula import FORMULAS
-from .lookup import near_matches, resolve
+from . import checks, formulas, schedules
+from .kernels.formula import FORMULAS, Formula
+from .lookup import camel_case, near_matches, resolve
 from .schedules import Schedule
 
 
@@ -463,6 +463,25 @@ class Adadelta(Optimizer):
         super().__init__(learning_rate, **options)
         self.rho = checks.number("rho", rho, 0, 1, open_high=True)
         self.epsilon = checks.number("epsilon", epsilon, 0, open_low=True)
+
+
+def class_of(formula: Formula, name: str) -> type[Optimizer]:
+    """The optimizer class of a formula: its parameters, then the options of all optimizers."""
+
+    def __init__(self: Optimizer, learning_rate: float | Schedule = 0.01, **given: Any) -> None:
+        own = {n: given.pop(n) for n in formula.parameters if n in given}
+        Optimizer.__init__(self, learning_rate, **given)
+        values = formulas.parameters(formula, own)
+        vars(self).update(zip(formula.parameters, values, strict=True))
+
+    contents = {
+        "__init__": __init__,
+        "__doc__": formulas.documentation(formula),
+        "__module__": __name__,
+        "function": formula.name,
+        "name": name,
+    }
+    return type(camel_case(name), (Optimizer,), contents)
 
 
 #: Name -> class, of everything a user can name.

@@ -110,7 +110,7 @@ _NOTES = {
 }
 
 
-def _class_of(formula: Formula) -> type[Penalty]:
+def class_of(formula: Formula, name: str) -> type[Penalty]:
     """The penalty class of a formula."""
     arguments = ", ".join(("factor", *formula.parameters))
     about = f"({arguments}): factor times the sum of {formulas.documentation(formula)}"
@@ -119,12 +119,12 @@ def _class_of(formula: Formula) -> type[Penalty]:
         "__module__": __name__,
         "function": formula.name,
     }
-    return type(camel_case(formula.name), (Penalty,), contents)
+    return type(camel_case(name), (Penalty,), contents)
 
 
 #: Name -> class, of everything a user can name.
 REGULARIZERS: dict[str, type[Any]] = {
-    name: _class_of(formula) for name, formula in FORMULAS["penalty"].items()
+    name: class_of(formula, name) for name, formula in FORMULAS["penalty"].items()
 }
 globals().update({c.__name__: c for c in REGULARIZERS.values()})
 REGULARIZERS["orthogonality"] = Orthogonality
@@ -143,6 +143,8 @@ def get(argument: str, value: Any, dims: int | None = None) -> Regularizer | Non
 def _resolve(argument: str, value: Any) -> Regularizer | None:
     if value is None or isinstance(value, Regularizer):
         return value
+    if isinstance(value, type) and issubclass(value, Regularizer):
+        return value()
     if isinstance(value, str):
         if value not in REGULARIZERS:
             names = sorted(REGULARIZERS)

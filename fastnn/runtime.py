@@ -18,6 +18,7 @@ from .compiler import Node, Program, Tensor
 from .compiler.plan import concrete
 from .kernels import aot, provider, ref
 from .kernels.aot import executor
+from .kernels.formula import FORMULAS
 from .kernels.op import BATCH, Binding
 from .kernels.ref.random import shuffled
 
@@ -349,7 +350,8 @@ class NativeRunner(Runner):
         constants = op.constants(node.attrs)
         call["constants"][: len(constants)] = constants
         if op.formula is not None and node.attrs["function"] != "identity":
-            call["formulas"] = self.provider.formulas[op.formula, node.attrs["function"]]
+            formula = FORMULAS[op.formula][node.attrs["function"]]
+            call["formulas"] = self.provider.loops(formula)
 
     @cached_property
     def _feed_places(self) -> tuple[tuple[int, int, str], ...]:

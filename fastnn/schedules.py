@@ -66,13 +66,13 @@ class Schedule:
         return f"{type(self).__name__}({', '.join(f'{p:g}' for p in self.parameters)})"
 
 
-def _class_of(formula: Formula) -> type[Schedule]:
+def class_of(formula: Formula, name: str) -> type[Schedule]:
     """The schedule class of a formula."""
 
     def __init__(self: Schedule, rate: float, *values: float, **given: float) -> None:
         # Of a constant rate a user sees nothing but the optimizer's argument.
-        name = "rate" if formula.parameters else "learning_rate"
-        first = checks.number(name, rate, 0, open_low=True)
+        argument = "rate" if formula.parameters else "learning_rate"
+        first = checks.number(argument, rate, 0, open_low=True)
         given = formulas.named(formula, values) | given
         self.parameters = (first, *formulas.parameters(formula, given))
 
@@ -83,12 +83,12 @@ def _class_of(formula: Formula) -> type[Schedule]:
         "__module__": __name__,
         "function": formula.name,
     }
-    return type(camel_case(formula.name), (Schedule,), contents)
+    return type(camel_case(name), (Schedule,), contents)
 
 
 #: Name -> class, of every schedule that has a formula.
 SCHEDULES: dict[str, Any] = {
-    name: _class_of(formula) for name, formula in FORMULAS["schedule"].items()
+    name: class_of(formula, name) for name, formula in FORMULAS["schedule"].items()
 }
 globals().update({c.__name__: c for c in SCHEDULES.values()})
 

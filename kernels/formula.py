@@ -22,11 +22,12 @@ from __future__ import annotations
 import ast
 import inspect
 import math
-import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+from . import source
 
 Function = Callable[..., object]
 Range = tuple[float, float]
@@ -61,6 +62,9 @@ class Formula:
     counts: tuple[str, ...] = ()
     companions: dict[str, Function] = field(default_factory=dict)
 
+    def prepare(self) -> None:
+        """Called before something is made of it; a user's own formula completes itself."""
+
     @cached_property
     def parameters(self) -> tuple[str, ...]:
         """Names of the arguments that a user chooses, in order."""
@@ -92,7 +96,7 @@ class Formula:
 
     def derivative_reads(self, operand: str) -> bool:
         """Whether the derivative uses this argument, ``x`` or ``y``: what must be kept for it."""
-        tree = ast.parse(textwrap.dedent(inspect.getsource(self.companions["derivative"])))
+        tree = source.of(self, "derivative").tree
         return any(isinstance(n, ast.Name) and n.id == operand for n in ast.walk(tree))
 
 
@@ -107,12 +111,12 @@ FORMULAS: dict[str, dict[str, Formula]] = {
 }
 
 
-def _register(kind: str, source: str, **more: Any) -> Callable[[Function], Formula]:
+def _register(kind: str, origin: str, **more: Any) -> Callable[[Function], Formula]:
     def decorate(function: Function) -> Formula:
         name = function.__name__.rstrip("_")  # tanh_ is tanh: the name is taken by math.tanh
         if name in FORMULAS[kind]:
             raise ValueError(f"{kind} {name!r} is defined twice")
-        FORMULAS[kind][name] = Formula(kind, name, function, source, **more)
+        FORMULAS[kind][name] = Formula(kind, name, function, origin, **more)
         return FORMULAS[kind][name]
 
     return decorate

@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-from fastnn.benchmarks import calls, formula_cases, formulas
+from fastnn.benchmarks import calls, formula_cases, formulas, own_functions, regularized
 from fastnn.kernels import provider
 from fastnn.kernels.formula import FORMULAS
 from fastnn.kernels.op import OPS
@@ -56,6 +56,24 @@ def test_every_row_is_complete(result):
     assert ("numpy", "activation", "tanh", "L2") in _keys(found["rows"])
 
 
+@pytest.mark.parametrize(
+    ("script", "quick", "rows"),
+    [
+        (regularized, ["--networks", "tiny", "--threads", "1"], 4),
+        (own_functions, [], 2 * 2 * len(own_functions.NAMES)),
+    ],
+)
+def test_benchmarks_of_whole_models(script, quick, rows, tmp_path):
+    """They check that both sides train alike before they time them."""
+    file = tmp_path / "result.json"
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        status = script.run([*quick, "--rounds", "2", "--seconds", "0.001", "--json", str(file)])
+    assert status == 0 and "WRONG" not in text.getvalue()
+    found = json.loads(file.read_text())["rows"]
+    assert len(found) == rows == len(_keys(found))
+    assert all(min(row["samples"]) > 0 for row in found)
+
+
 def test_reasons_are_of_formulas_that_exist():
     for op, reasons in formulas.REASONS.items():
         assert set(reasons) <= set(FORMULAS[OPS[op].formula])
@@ -77,7 +95,9 @@ def test_bytes_are_counted_from_the_operands():
 def test_a_wrong_kernel_is_not_timed(monkeypatch):
     right = provider.cython("float32")
     kernels = right.formulas | {("activation", "tanh"): right.formulas["activation", "sigmoid"]}
-    wrong = provider.Provider("wrong", right.kernels, kernels, right.scratch_bytes, right.core)
+    wrong = provider.Provider(
+        "wrong", right.dtype, right.kernels, kernels, right.scratch_bytes, right.core
+    )
     monkeypatch.setattr(formulas, "pytorch", lambda operands: None)
     kind = next(kind for kind in formula_cases.kinds() if kind.op.name == "activation")
     memory, tile = np.zeros(1 << 20, np.uint8), formula_cases.UNIT

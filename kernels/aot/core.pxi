@@ -42,6 +42,19 @@ cdef extern from "simd.h" nogil:
     void transpose_rows(const real* p, int64_t ld, int n, int64_t k, real* to, int64_t ld_to,
                         int exact)
 
+cdef extern from "columns.h" nogil:
+    int SIDE_BY_SIDE
+    void column_differences(const real* x, const real* first, int64_t rows, int64_t n, int64_t ld,
+                            real* sums)
+    void column_products(const real* a, const real* b, int64_t rows, int64_t n, int64_t ld,
+                         real* sums)
+    void center_columns(const real* x, const real* first, const real* middle, int64_t rows,
+                        int64_t n, int64_t ld, real* y)
+    void scale_columns(const real* x, const real* scale, const real* shift, int64_t rows,
+                       int64_t n, int64_t ld, real* y)
+    void adjust_columns(const real* dy, const real* y, const real* middle, const real* slope,
+                        const real* inverse, int64_t rows, int64_t n, int64_t ld, real* dx)
+
 cdef extern from "tile.h" nogil:
     int TILE_ROWS
     int TILE_VECTORS

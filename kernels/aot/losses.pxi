@@ -48,7 +48,9 @@ cdef void pointwise_loss(const Call* call, int thread, int threads) noexcept nog
     cdef double* rows = <double*>call.buffers[4]
     cdef real* dy
     cdef real local[CHUNK]
-    cdef real scale
+    cdef const real* weights = <const real*>call.buffers[3]
+    cdef double part = 1.0 / <double>divisor
+    cdef real scale = <real>(part / <double>max(call.step.rows, 1))
     cdef loss_loop value = <loss_loop>call.formulas[0]
     cdef loss_loop gradient = <loss_loop>call.formulas[1]
     cdef int64_t stop = share(call.sizes[0], VLEN, thread + 1, threads)
@@ -73,15 +75,25 @@ cdef void pointwise_loss(const Call* call, int thread, int threads) noexcept nog
                 value(y + first, t + first, local, min(columns - first, <int64_t>CHUNK),
                       call.constants)
                 rows[r] += <double>row_sum(local, min(columns - first, <int64_t>CHUNK))
-        for i in range(n):
-            rows[r + i] = rows[r + i] * row_weight(call, r + i) / <double>divisor
+        if weights == NULL:
+            for i in range(n):
+                rows[r + i] *= part
+        else:
+            for i in range(n):
+                rows[r + i] *= part * <double>weights[r + i]
         if call.buffers[5] != NULL:
             dy = <real*>call.buffers[5] + r * columns
             gradient(y, t, dy, n * columns, call.constants)
-            for k in range(n):
-                scale = <real>(row_weight(call, r + k) / <double>(call.step.rows * divisor))
-                for i in range(k * columns, (k + 1) * columns):
+            if weights == NULL:
+                for i in range(n * columns):
                     dy[i] *= scale
+            elif columns == 1:
+                for i in range(n):
+                    dy[i] *= scale * weights[r + i]
+            else:
+                for k in range(n):
+                    for i in range(k * columns, (k + 1) * columns):
+                        dy[i] *= scale * weights[r + k]
         r += n
 
 

@@ -10,13 +10,16 @@ cdef real SHORTEST = <real>1e-12  # vectors below this length are divided by it
 
 cdef void affine(const Call* call, int thread, int threads) noexcept nogil:
     """y = scale x + shift, one number of each for a column"""
-    cdef int64_t n = call.sizes[1], r, i
-    cdef const real* x
+    cdef int64_t n = call.sizes[1], i, r = share(call.sizes[0], 1, thread, threads)
+    cdef int64_t stop = share(call.sizes[0], 1, thread + 1, threads)
+    cdef const real* x = <const real*>call.buffers[0] + r * n
     cdef const real* scale = <const real*>call.buffers[1]
     cdef const real* shift = <const real*>call.buffers[2]
-    cdef real* y
-    for r in range(share(call.sizes[0], 1, thread, threads),
-                   share(call.sizes[0], 1, thread + 1, threads)):
+    cdef real* y = <real*>call.buffers[3] + r * n
+    if scale != NULL and n <= SIDE_BY_SIDE * VLEN:
+        scale_columns(x, scale, shift, stop - r, n, n, y)
+        return
+    for r in range(r, stop):
         x = <const real*>call.buffers[0] + r * n
         y = <real*>call.buffers[3] + r * n
         if scale != NULL and shift != NULL:
@@ -32,20 +35,6 @@ cdef void affine(const Call* call, int thread, int threads) noexcept nogil:
             copy_part(x, y, n)
 
 
-cdef inline void columns_dot(const real* a, const real* b, int64_t rows, int64_t ld, int64_t n,
-                             real* dots) noexcept nogil:
-    """dots[i] = sum over the rows of a b, for n <= COLUMNS columns"""
-    cdef real sums[COLUMNS]
-    cdef int64_t r, i
-    for i in range(n):
-        sums[i] = 0
-    for r in range(rows):
-        for i in range(n):
-            sums[i] += a[r * ld + i] * b[r * ld + i]
-    for i in range(n):
-        dots[i] = sums[i]
-
-
 cdef void affine_dw(const Call* call, int thread, int threads) noexcept nogil:
     """dscale = sum over the rows of dy x, dshift = sum of dy"""
     cdef int64_t rows = call.sizes[0], ld = call.sizes[1]
@@ -58,7 +47,7 @@ cdef void affine_dw(const Call* call, int thread, int threads) noexcept nogil:
     while j < stop:
         n = min(stop - j, <int64_t>COLUMNS)
         if dscale != NULL:
-            columns_dot(dy + j, x + j, rows, ld, n, dscale + j)
+            column_products(dy + j, x + j, rows, n, ld, dscale + j)
         if dshift != NULL:
             column_sums(dy + j, rows, n, ld, dshift + j)
         j += n
@@ -75,13 +64,10 @@ cdef void differences(const real* x, int64_t rows, int64_t ld, int64_t n, const 
     """means[i] = mean over the rows of x - first, for n <= COLUMNS columns"""
     cdef double sums[COLUMNS]
     cdef real run[COLUMNS]
-    cdef int64_t start = 0, r, i
+    cdef int64_t start = 0, i
     memset(sums, 0, sizeof(sums))
     while start < rows:
-        memset(run, 0, sizeof(run))
-        for r in range(start, min(start + RUN, rows)):
-            for i in range(n):
-                run[i] += x[r * ld + i] - first[i]
+        column_differences(x + start * ld, first, min(rows - start, <int64_t>RUN), n, ld, run)
         for i in range(n):
             sums[i] += <double>run[i]
         start += RUN
@@ -93,13 +79,11 @@ cdef void products(const real* x, const real* y, int64_t rows, int64_t ld, int64
     """means[i] = mean over the rows of x y, for n <= COLUMNS columns"""
     cdef double sums[COLUMNS]
     cdef real run[COLUMNS]
-    cdef int64_t start = 0, r, i
+    cdef int64_t start = 0, i
     memset(sums, 0, sizeof(sums))
     while start < rows:
-        memset(run, 0, sizeof(run))
-        for r in range(start, min(start + RUN, rows)):
-            for i in range(n):
-                run[i] += x[r * ld + i] * y[r * ld + i]
+        column_products(x + start * ld, y + start * ld, min(rows - start, <int64_t>RUN), n, ld,
+                        run)
         for i in range(n):
             sums[i] += <double>run[i]
         start += RUN
@@ -112,7 +96,7 @@ cdef void standardize_columns(const Call* call, int thread, int threads) noexcep
     Sums are of differences to the first row, and the mean itself is never rounded on the way to y:
     a large mean costs no digits of the variance.
     """
-    cdef int64_t rows = call.sizes[0], ld = call.sizes[1], r, i, n
+    cdef int64_t rows = call.sizes[0], ld = call.sizes[1], i, n
     cdef int64_t j = share(ld, VLEN, thread, threads), stop = share(ld, VLEN, thread + 1, threads)
     cdef const real* x
     cdef real* y
@@ -128,22 +112,18 @@ cdef void standardize_columns(const Call* call, int thread, int threads) noexcep
         for i in range(n):
             first[i] = x[i] if rows else <real>0
         differences(x, rows, ld, n, first, middle)
-        for r in range(rows):
-            for i in range(n):
-                y[r * ld + i] = x[r * ld + i] - first[i] - middle[i]
+        center_columns(x, first, middle, rows, n, ld, y)
         products(y, y, rows, ld, n, variance)
         for i in range(n):
             (<real*>call.buffers[2])[j + i] = first[i] + middle[i]
             middle[i] = 1 / r_sqrt(variance[i] + epsilon)
-        for r in range(rows):
-            for i in range(n):
-                y[r * ld + i] *= middle[i]
+        scale_columns(y, middle, NULL, rows, n, ld, y)
         j += n
 
 
 cdef void standardize_columns_grad(const Call* call, int thread, int threads) noexcept nogil:
     """dx = (dy - mean of dy - y mean of dy y) / sqrt(variance + epsilon), by columns"""
-    cdef int64_t rows = call.sizes[0], ld = call.sizes[1], r, i, n
+    cdef int64_t rows = call.sizes[0], ld = call.sizes[1], i, n
     cdef int64_t j = share(ld, VLEN, thread, threads), stop = share(ld, VLEN, thread + 1, threads)
     cdef const real* dy
     cdef const real* y
@@ -163,10 +143,7 @@ cdef void standardize_columns_grad(const Call* call, int thread, int threads) no
         products(dy, y, rows, ld, n, slope)
         for i in range(n):
             inverse[i] = 1 / r_sqrt((<const real*>call.buffers[2])[j + i] + epsilon)
-        for r in range(rows):
-            for i in range(n):
-                dx[r * ld + i] = ((dy[r * ld + i] - middle[i] - y[r * ld + i] * slope[i])
-                                  * inverse[i])
+        adjust_columns(dy, y, middle, slope, inverse, rows, n, ld, dx)
         j += n
 
 
@@ -307,7 +284,7 @@ cdef void unit_rows_grad(const Call* call, int thread, int threads) noexcept nog
 
 cdef void unit_columns(const Call* call, int thread, int threads) noexcept nogil:
     """u = w inverse, inverse = 1 / length of the column"""
-    cdef int64_t rows = call.sizes[0], ld = call.sizes[1], r, i, n
+    cdef int64_t rows = call.sizes[0], ld = call.sizes[1], i, n
     cdef int64_t j = share(ld, VLEN, thread, threads), stop = share(ld, VLEN, thread + 1, threads)
     cdef const real* w
     cdef real* u
@@ -318,13 +295,11 @@ cdef void unit_columns(const Call* call, int thread, int threads) noexcept nogil
         w = <const real*>call.buffers[0] + j
         u = <real*>call.buffers[1] + j
         inverse = <real*>call.buffers[2] + j
-        columns_dot(w, w, rows, ld, n, inverse)
+        column_products(w, w, rows, n, ld, inverse)
         for i in range(n):
             length = r_sqrt(inverse[i])
             inverse[i] = 1 / (SHORTEST if length < SHORTEST else length)
-        for r in range(rows):
-            for i in range(n):
-                u[r * ld + i] = w[r * ld + i] * inverse[i]
+        scale_columns(w, inverse, NULL, rows, n, ld, u)
         j += n
 
 
@@ -343,7 +318,7 @@ cdef void unit_columns_grad(const Call* call, int thread, int threads) noexcept 
         u = <const real*>call.buffers[1] + j
         inverse = <const real*>call.buffers[2] + j
         dw = <real*>call.buffers[3] + j
-        columns_dot(du, u, rows, ld, n, slope)
+        column_products(du, u, rows, n, ld, slope)
         for r in range(rows):
             for i in range(n):
                 dw[r * ld + i] = (du[r * ld + i] - u[r * ld + i] * slope[i]) * inverse[i]

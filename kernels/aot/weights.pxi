@@ -160,7 +160,7 @@ cdef void constrain_norm(const Call* call, int thread, int threads) noexcept nog
     while j < stop:
         n = min(stop - j, <int64_t>COLUMNS)
         w = <real*>call.buffers[0] + j
-        columns_dot(w, w, rows, ld, n, scale)
+        column_products(w, w, rows, n, ld, scale)
         for i in range(n):
             length = r_sqrt(scale[i])
             if length > most:

@@ -1,0 +1,228 @@
+"""Loops round scalar formulas, compiled by Numba to functions of ``aot/core.pxi``'s loop types.
+
+They take the places of the loops that the build makes, so any kernel can run them: a formula
+written by a user costs no more than one of ours.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba import carray, types
+from numba.extending import intrinsic
+
+from .. import source
+from ..formula import Formula
+from ..source import Source
+from . import elementary
+
+
+class Scalars(source.Target):
+    """Numbers of one type: every literal is of it, and small powers are multiplications."""
+
+    def compile(self, function: Callable) -> Callable:
+        return elementary.jit(function)
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        if isinstance(node.value, bool) or not isinstance(node.value, (int, float)):
+            return node
+        made = ast.Call(ast.Name("R", ast.Load()), [ast.Constant(float(node.value))], [])
+        return ast.copy_location(made, node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        return None if isinstance(node.value, ast.Constant) else node  # a docstring
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Name) and node.func.id == "range":
+            return node
+        self.generic_visit(node)
+        return node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        return node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        if not isinstance(node.op, ast.Pow):
+            self.generic_visit(node)
+            return node
+        base, power, name = self.visit(node.left), node.right, "power"
+        if isinstance(power, ast.UnaryOp) and isinstance(power.op, ast.USub):
+            power, name = power.operand, "inverse"
+        times: Any = power.value if isinstance(power, ast.Constant) else None
+        if times in range(1, elementary.LARGEST_POWER + 1):
+            made = ast.Call(ast.Name(f"{name}_{times:.0f}", ast.Load()), [base], [])
+        else:
+            exponent = self.visit(node.right)
+            made = ast.Call(ast.Name("pow", ast.Load()), [base, exponent], [])
+        return ast.copy_location(made, node)
+
+    def visit_Return(self, node: ast.Return) -> ast.AST:
+        if node.value is None:
+            raise source.Refused(node, "a formula returns numbers")
+        self.generic_visit(node)
+        parts = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+        typed: list[ast.expr] = [ast.Call(ast.Name("R", ast.Load()), [part], []) for part in parts]
+        node.value = ast.Tuple(typed, ast.Load()) if isinstance(node.value, ast.Tuple) else typed[0]
+        return node
+
+
+#: By kind of loop: its arrays, the formula's operands, and where the results go.
+_ARRAYS = {
+    "activation": ("y", "y", "y"),
+    "activation_grad": ("d x y", "x y", "d"),
+    "loss": ("y t out", "y t", "out"),
+    "loss_grad": ("y t out", "y t", "out"),
+    "penalty": ("w out", "w", "out"),
+    "penalty_grad": ("w out", "w", "out"),
+    "merge": ("a b out", "a b", "out"),
+    "merge_grad": ("a b da db", "a b", "da db"),
+}
+
+
+@cache
+def _types(dtype: str) -> tuple[Any, Any]:
+    """A number and a pointer to numbers."""
+    number = numba.from_dtype(np.dtype(dtype))
+    return number, types.CPointer(number)
+
+
+@cache
+def _pointer_at(dtype: str) -> Any:
+    """``pointer_at(array, i)``: element i of an array of addresses, as a pointer to numbers."""
+    _, to = _types(dtype)
+
+    @intrinsic
+    def pointer_at(typing_context, array, i):
+        def build(context, builder, signature, arguments):
+            address = builder.load(builder.gep(arguments[0], [arguments[1]]))
+            return builder.inttoptr(address, context.get_value_type(to))
+
+        return to(array, i), build
+
+    return pointer_at
+
+
+def scalar(function: Source, dtype: str, arguments: int) -> Any:
+    """A scalar function for Numba, of one number type (``double``: of what is done once a step).
+
+    Raises
+    ------
+    ValueError
+        Numba cannot compile it; the message is Numba's and shows the line.
+    """
+    names = elementary.double() if dtype == "double" else elementary.functions(dtype)
+    made: Any = source.run(function, Scalars(), names)
+    number, _ = _types("float64" if dtype == "double" else dtype)
+    try:
+        made.compile((number,) * arguments)
+    except Exception as error:  # Numba raises many sorts
+        raise ValueError(f"{function.name}: Numba cannot compile it: {error}") from None
+    return made
+
+
+def _define(text: str, scope: dict[str, Any], signature: Any) -> Any:
+    scope = {"carray": carray, **scope}
+    exec(text, scope)
+    options = {k: v for k, v in elementary.OPTIONS.items() if k != "forceinline"}
+    return numba.cfunc(signature, **options)(scope["loop"])
+
+
+def _over_arrays(loop: str, function: Source, parameters: int, dtype: str, reads: set[str]) -> Any:
+    arrays, operands, results = (names.split() for names in _ARRAYS[loop])
+    number, pointer = _types(dtype)
+    values = [f"{name}_[i]" if name in reads else "R(0.0)" for name in operands]
+    call = f"f({', '.join([*values, *(f'p{k}' for k in range(parameters))])})"
+    if loop == "activation_grad":
+        call = f"d_[i] * {call}"
+    used = [a for a in arrays if a in results or a in reads]
+    lines = [
+        f"def loop({', '.join(arrays)}, n, p):",
+        *(f"    {a}_ = carray({a}, n)" for a in used),
+        f"    q = carray(p, {max(parameters, 1)})",
+        *(f"    p{k} = R(q[{k}])" for k in range(parameters)),
+        "    for i in range(n):",
+        f"        {', '.join(f'{r}_[i]' for r in results)} = {call}",
+    ]
+    scope = {"f": scalar(function, dtype, len(operands) + parameters), "R": number}
+    doubles = types.CPointer(types.float64)
+    signature = types.void(*[pointer] * len(arrays), types.int64, doubles)
+    return _define("\n".join(lines), scope, signature)
+
+
+def _optimizer(formula: Formula, dtype: str) -> Any:
+    number, pointer = _types(dtype)
+    state = [f"s{k}" for k in range(len(formula.state))]
+    numbers = 1 + len(formula.parameters) + len(formula.constants)
+    arrays = ["w", *state]
+    arguments = [f"{a}_[i]" for a in ("w", "g", *state)] + [f"p{k}" for k in range(numbers)]
+    targets = "".join(f"{a}_[i], " for a in arrays) if state else "w_[i]"
+    lines = [
+        "def loop(w, g, states, n, p):",
+        "    w_ = carray(w, n)",
+        "    g_ = carray(g, n)",
+        *(f"    {s}_ = carray(pointer_at(states, {k}), n)" for k, s in enumerate(state)),
+        f"    q = carray(p, {numbers})",
+        *(f"    p{k} = R(q[{k}])" for k in range(numbers)),
+        "    for i in range(n):",
+        f"        {targets} = f({', '.join(arguments)})",
+    ]
+    made = scalar(source.of(formula, "function"), dtype, len(arguments))
+    scope = {"f": made, "R": number, "pointer_at": _pointer_at(dtype)}
+    addresses, doubles = types.CPointer(types.uintp), types.CPointer(types.float64)
+    signature = types.void(pointer, pointer, addresses, types.int64, doubles)
+    return _define("\n".join(lines), scope, signature)
+
+
+def _result(function: Source) -> ast.expr | None:
+    """What a function returns, the first time."""
+    returns = (n for n in ast.walk(function.tree) if isinstance(n, ast.Return))
+    return next(returns).value
+
+
+def _per_step(formula: Formula) -> Any:
+    first = 1 + len(formula.parameters)
+    lines = ["def loop(step, p):"]
+    scope: dict[str, Any] = {}
+    if formula.constants:
+        count = first + len(formula.constants)
+        function = source.of(formula, "per_step")
+        values = ", ".join(["float(step)", *(f"q[{k}]" for k in range(1, first))])
+        targets = ", ".join(f"q[{k}]" for k in range(first, count))
+        if count == first + 1 and isinstance(_result(function), ast.Tuple):
+            targets += ","
+        lines += [f"    q = carray(p, {count})", f"    {targets} = f({values})"]
+        scope["f"] = scalar(function, "double", first)
+    else:
+        lines.append("    pass")
+    doubles = types.CPointer(types.float64)
+    return _define("\n".join(lines), scope, types.void(types.int64, doubles))
+
+
+def _schedule(formula: Formula) -> Any:
+    count = 1 + len(formula.parameters)
+    values = ", ".join(["float(step)", *(f"q[{k}]" for k in range(count))])
+    text = f"def loop(step, p):\n    q = carray(p, {count})\n    return f({values})"
+    scope = {"f": scalar(source.of(formula, "function"), "double", 1 + count)}
+    return _define(text, scope, types.float64(types.int64, types.CPointer(types.float64)))
+
+
+def make(formula: Formula, dtype: str) -> tuple[Any, Any]:
+    """The loop of a formula and that of its companion (None where it has none), as C functions."""
+    if formula.kind == "optimizer":
+        return _optimizer(formula, dtype), _per_step(formula)
+    if formula.kind == "schedule":
+        return _schedule(formula), None
+    parameters = len(formula.parameters)
+    operands = set(_ARRAYS[formula.kind][1].split())
+    loop = _over_arrays(formula.kind, source.of(formula, "function"), parameters, dtype, operands)
+    if "derivative" not in formula.companions:
+        return loop, None
+    kind = f"{formula.kind}_grad"
+    reads = {n for n in _ARRAYS[kind][1].split() if formula.derivative_reads(n)}
+    reads |= {"d"} if formula.kind == "activation" else set()
+    return loop, _over_arrays(kind, source.of(formula, "derivative"), parameters, dtype, reads)
