@@ -48,7 +48,7 @@ class ActivationFunction:
         return graph.emit("activation", x, function=self.name, parameters=self.parameters)[0]
 
     def __reduce__(self) -> Any:
-        formula = FORMULAS["activation"].get(self.name)
+        formula = FORMULAS["activation"].find(self.name)
         definition = getattr(formula, "definition", None)
         if definition is None:
             return ActivationFunction, (self.name, self.parameters)
@@ -80,12 +80,12 @@ def make(name: str, **parameters: float) -> ActivationFunction:
         A parameter that the function does not have.
     """
     name = ALIASES.get(name, name)
-    if name not in names():
+    formula = FORMULAS["activation"].find(name)
+    if formula is None and name not in ROW_FUNCTIONS:
         raise ValueError(
             f"activation: unknown name {name!r}.{near_matches(name, names())}"
             f" Known names: {', '.join(sorted(names()))}"
         )
-    formula = FORMULAS["activation"].get(name)
     if formula is None:  # of whole rows: they have no parameters
         if parameters:
             raise TypeError(f"{name}: has no parameter {next(iter(parameters))!r}; it has []")
@@ -115,7 +115,7 @@ def __getattr__(name: str) -> Any:
             return make(name, **parameters)
 
         function.__name__ = name
-        formula = FORMULAS["activation"].get(ALIASES.get(name, name))
+        formula = FORMULAS["activation"].find(ALIASES.get(name, name))
         function.__doc__ = formulas.documentation(formula) if formula else ROW_FUNCTIONS[name]
         return function
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

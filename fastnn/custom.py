@@ -257,9 +257,7 @@ def forget(name: str) -> None:
         raise ValueError(f"forget: nothing of that name was defined: {name!r}; there is {known}")
     for key in found:
         _registry(key[0]).pop(name, None)
-        formula = _made.pop(key)
-        FORMULAS[formula.kind].pop(formula.name, None)
-        REFERENCE[formula.kind].pop(formula.name, None)
+        del _made[key]
 
 
 # ------------------------------------------------------------------ definitions
@@ -299,13 +297,12 @@ def _install(definition: Definition) -> OwnFormula:
     before = _made.get((definition.noun, name))
     if before is not None and before.definition == definition:
         return before
-    taken = name in _registry(definition.noun) or name in FORMULAS[kind]
-    if before is None and taken and not isinstance(FORMULAS[kind].get(name), OwnFormula):
+    if before is None and (name in _registry(definition.noun) or name in FORMULAS[kind]):
         raise ValueError(f"{definition.noun}: {name!r} is one of fastnn's own names")
     _check_room(definition)
     # What was made of an earlier function of this name keeps it.
     unique, number = name, 1
-    while unique in FORMULAS[kind]:
+    while unique in FORMULAS[kind].own:
         number += 1
         unique = f"{name}#{number}"
     formula = OwnFormula(
@@ -320,7 +317,7 @@ def _install(definition: Definition) -> OwnFormula:
     )
     formula.definition = definition
     _check_runs(formula)
-    FORMULAS[kind][unique] = formula
+    FORMULAS[kind].own[unique] = formula
     _made[definition.noun, name] = formula
     _complete(formula)
     return formula
@@ -333,7 +330,7 @@ def _complete(formula: OwnFormula, **parts: Any) -> None:
         companion = getattr(definition, part)
         if companion is not None:
             formula.companions[part] = _with_source(companion)
-    REFERENCE[formula.kind][formula.name] = _on_arrays(formula)
+    REFERENCE[formula.kind].own[formula.name] = _on_arrays(formula)
 
 
 def _attach(formula: OwnFormula, part: str) -> Callable:

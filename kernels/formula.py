@@ -100,15 +100,23 @@ class Formula:
         return any(isinstance(n, ast.Name) and n.id == operand for n in ast.walk(tree))
 
 
+class Members(dict[str, Formula]):
+    """The formulas of a kind, by name: ours are listed, a user's own are only found."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own: dict[str, Formula] = {}
+
+    def __missing__(self, name: str) -> Formula:
+        return self.own[name]
+
+    def find(self, name: str) -> Formula | None:
+        """The formula of this name, if there is one."""
+        return self.get(name) or self.own.get(name)
+
+
 #: kind -> name -> formula, in the order of definition.
-FORMULAS: dict[str, dict[str, Formula]] = {
-    "activation": {},
-    "loss": {},
-    "optimizer": {},
-    "schedule": {},
-    "penalty": {},
-    "merge": {},
-}
+FORMULAS: dict[str, Members] = {kind: Members() for kind in _OPERANDS}
 
 
 def _register(kind: str, origin: str, **more: Any) -> Callable[[Function], Formula]:

@@ -59,7 +59,9 @@ cdef inline void finish(const Product* p, int64_t i0, int64_t i1, int64_t j0,
     cdef int64_t at, i, n = j1 - j0
     if p.forward == NULL and p.gradient == NULL:
         return
-    if n == p.ldc:  # whole rows: one contiguous run
+    # Whole rows are one run, if each begins a vector: a number's place in a vector must not depend
+    # on which rows a thread has (see rows_at_once).
+    if n == p.ldc and n % VLEN == 0:
         n = n * (i1 - i0)
         i1 = i0 + 1
     for i in range(i0, i1):

@@ -14,8 +14,20 @@ import numpy as np
 
 from ..formula import FORMULAS
 
+
+class Definitions(dict[str, tuple[Callable, ...]]):
+    """The definitions of a kind, by name; a user's own are only found."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own: dict[str, tuple[Callable, ...]] = {}
+
+    def __missing__(self, name: str) -> tuple[Callable, ...]:
+        return self.own[name]
+
+
 #: kind -> name -> definition.
-REFERENCE: dict[str, dict[str, tuple[Callable, ...]]] = {kind: {} for kind in FORMULAS}
+REFERENCE: dict[str, Definitions] = {kind: Definitions() for kind in FORMULAS}
 
 
 def define(kind: str, name: str, *functions: Callable) -> None:
