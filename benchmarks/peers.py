@@ -207,6 +207,64 @@ class Numpy(Peer):
         return [array.copy() for pair in zip(self.W, self.b, strict=True) for array in pair]
 
 
+class PlainNumpy(Peer):
+    """NumPy as a textbook writes it: whole-array expressions, a loop over the layers."""
+
+    name = "numpy-plain"
+
+    def __init__(self, network, X, y, weights, threads, learning_rate) -> None:
+        self.X, self.y, self.batch = X, y, network.batch
+        self.classifies, self.learning_rate, self.t = network.classifies, learning_rate, 0
+        self.parameters = [array.copy() for array in weights]
+        self.m = [np.zeros_like(p) for p in weights]
+        self.v = [np.zeros_like(p) for p in weights]
+
+    def epoch(self) -> float:
+        losses = []
+        for start in range(0, len(self.X), self.batch):
+            batch = slice(start, start + self.batch)
+            loss, gradients = self.gradients(self.X[batch], self.y[batch])
+            self.update(gradients)
+            losses.append(loss)
+        return float(np.mean(losses))
+
+    def gradients(self, x, y) -> tuple[float, list[np.ndarray]]:
+        Ws, bs = self.parameters[0::2], self.parameters[1::2]
+        inputs = [x]
+        for W, b in zip(Ws[:-1], bs[:-1], strict=True):
+            inputs.append(np.maximum(inputs[-1] @ W + b, 0))
+        z = inputs[-1] @ Ws[-1] + bs[-1]
+        if self.classifies:
+            shifted = z - z.max(axis=1, keepdims=True)
+            p = np.exp(shifted)
+            p /= p.sum(axis=1, keepdims=True)
+            right = np.arange(len(x)), y
+            loss = -np.log(p[right]).mean()
+            p[right] -= 1
+            delta = p / len(x)
+        else:
+            loss = np.square(z - y).mean()
+            delta = 2 * (z - y) / z.size
+        gradients: list[np.ndarray] = []
+        for W, a in zip(reversed(Ws), reversed(inputs), strict=True):
+            gradients = [a.T @ delta, delta.sum(axis=0), *gradients]
+            if a is not x:
+                delta = (delta @ W.T) * (a > 0)
+        return float(loss), gradients
+
+    def update(self, gradients) -> None:
+        self.t += 1
+        for i, g in enumerate(gradients):
+            self.m[i] = BETA1 * self.m[i] + (1 - BETA1) * g
+            self.v[i] = BETA2 * self.v[i] + (1 - BETA2) * g**2
+            m = self.m[i] / (1 - BETA1**self.t)
+            v = self.v[i] / (1 - BETA2**self.t)
+            self.parameters[i] -= self.learning_rate * m / (np.sqrt(v) + EPSILON)
+
+    def weights(self) -> list[np.ndarray]:
+        return [array.copy() for array in self.parameters]
+
+
 class PyTorch(Peer):
     name = "pytorch"
 
@@ -360,7 +418,7 @@ class ScikitLearn(Peer):
 
 PEERS: dict[str, type[Peer]] = {
     peer.name: peer
-    for peer in (Fastnn, FastnnNumpy, Numpy, PyTorch, PyTorchCompile, Jax, ScikitLearn)
+    for peer in (Fastnn, FastnnNumpy, Numpy, PlainNumpy, PyTorch, PyTorchCompile, Jax, ScikitLearn)
 }
 
 

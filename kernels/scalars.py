@@ -13,7 +13,7 @@ from .formula import activation, loss, merge, optimizer, penalty, schedule
 # ---------------------------------------------------------------------------- activations
 
 
-@activation("the linear unit")
+@activation("Widrow & Hoff, Adaptive switching circuits (1960)")
 def identity(x):
     """f(x) = x"""
     return x
@@ -374,7 +374,7 @@ def _(y, t):
     return -t if y < 0.0 else 1.0 - t + 0.0 * y
 
 
-@loss("the share of outputs on the right side of a threshold; a metric, without derivative")
+@loss("Bishop, Pattern Recognition and Machine Learning, section 1.5.1; a metric")
 def binary_match(y, t, threshold):
     """l(y, t) = 1 if (y > threshold) equals (t > 1/2), else 0"""
     return (1.0 if t > 0.5 else 0.0) if y > threshold else (0.0 if t > 0.5 else 1.0)
@@ -617,7 +617,10 @@ def _(step, beta1, beta2):
 # ---------------------------------------------------------------------------- schedules
 
 
-@schedule("the same rate at every step")
+@schedule(
+    "Bottou, Curtis & Nocedal, Optimization methods for large-scale machine learning, "
+    "SIAM Review 60 (2018), section 4.2"
+)
 def constant(step, rate):
     """rate(k) = rate"""
     return rate
@@ -634,13 +637,21 @@ def linear_decay(step, rate, final_rate, decay_steps):
     return (1.0 - a) * rate + a * final_rate
 
 
-@schedule("Goffin (1977); the usual steps of a tenth", counts=("every",), factor=(0.0, 1.0))
+@schedule(
+    "He et al., Deep residual learning, CVPR 2016, section 3.4: by a tenth at a time",
+    counts=("every",),
+    factor=(0.0, 1.0),
+)
 def step_decay(step, rate, factor, every):
     """rate(k) = rate factor^floor(k / every)"""
     return rate * factor ** floor(step / every)
 
 
-@schedule("the continuous form of step decay", counts=("decay_steps",), factor=(0.0, 1.0))
+@schedule(
+    "Senior et al., An empirical study of learning rates, ICASSP 2013",
+    counts=("decay_steps",),
+    factor=(0.0, 1.0),
+)
 def exponential_decay(step, rate, factor, decay_steps):
     """rate(k) = rate factor^(k / decay_steps)"""
     return rate * factor ** (step / decay_steps)

@@ -64,7 +64,8 @@ class BatchNormalization(_Scaled):
         give, as far as they are not too far off: y = (x - mean) / deviation r + d with
         r = deviation / running deviation in [1 / most_scale, most_scale] and
         d = (mean - running mean) / running deviation in [-most_shift, most_shift], both taken for
-        constants by the gradient. It helps where batches are small.
+        constants by the gradient. It helps where batches are small. `check_gradients` therefore
+        finds the gradient of what comes before it to differ from the slope of the loss.
     most_scale, most_shift
         Bounds of r (>= 1) and d (>= 0); 3 and 5 are the paper's.
 
