@@ -17,8 +17,13 @@ cdef void activity_penalty(const Call* call, int thread, int threads) noexcept n
         x = <const real*>call.buffers[0] + r * columns
         if n * columns <= CHUNK:
             (<penalty_loop>call.formulas[0])(x, local, n * columns, call.constants + 1)
-            for i in range(n):
-                rows[r + i] = <double>row_sum(local + i * columns, columns) * call.constants[0]
+            if columns == 1:
+                for i in range(n):
+                    rows[r + i] = <double>local[i] * call.constants[0]
+            else:
+                for i in range(n):
+                    rows[r + i] = (<double>row_sum(local + i * columns, columns)
+                                   * call.constants[0])
         else:
             rows[r] = 0
             first = 0
