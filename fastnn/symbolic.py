@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from typing import Any
 
 import sympy
@@ -20,37 +19,6 @@ _FUNCTIONS: dict[str, Any] = {
     "tan": sympy.tan, "tanh": sympy.tanh, "_and": sympy.And, "_or": sympy.Or, "_not": sympy.Not,
     "_choose": lambda test, a, b: sympy.Piecewise((a, test), (b, True)),
 }  # fmt: skip
-
-
-def _call(name: str, *arguments: ast.expr) -> ast.expr:
-    return ast.Call(ast.Name(name, ast.Load()), list(arguments), [])
-
-
-class _Symbols(source.Target):
-    """Choices and logic become SymPy's."""
-
-    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
-        self.generic_visit(node)
-        return ast.copy_location(_call("_choose", node.test, node.body, node.orelse), node)
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
-        self.generic_visit(node)
-        name = "_and" if isinstance(node.op, ast.And) else "_or"
-        return ast.copy_location(_call(name, *node.values), node)
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-        self.generic_visit(node)
-        return (
-            ast.copy_location(_call("_not", node.operand), node)
-            if isinstance(node.op, ast.Not)
-            else node
-        )
-
-    def visit_Compare(self, node: ast.Compare) -> ast.AST:
-        self.generic_visit(node)
-        sides = [node.left, *node.comparators]
-        pairs = [ast.Compare(sides[i], [op], [sides[i + 1]]) for i, op in enumerate(node.ops)]
-        return ast.copy_location(pairs[0] if len(pairs) == 1 else _call("_and", *pairs), node)
 
 
 def derivative(function: Source, operands: tuple[str, ...], parameters: tuple[str, ...]) -> Source:
@@ -72,7 +40,7 @@ def derivative(function: Source, operands: tuple[str, ...], parameters: tuple[st
     if not source.is_expression(function):
         raise ValueError(problem.format("it has statements other than assignments and a return"))
     try:
-        value = sympy.sympify(source.run(function, _Symbols(), _FUNCTIONS)(*symbols))
+        value = sympy.sympify(source.run(function, source.Functional(), _FUNCTIONS)(*symbols))
         found = sympy.diff(value, symbols[0])
         # Steps have no slope but at their edge; |x| and the like as choices.
         found = found.rewrite(sympy.Piecewise).replace(

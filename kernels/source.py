@@ -19,6 +19,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial, reduce
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -214,6 +215,39 @@ class Target(ast.NodeTransformer):
         if node.id in _CANONICAL and node.id not in self.own:
             return ast.copy_location(ast.Name(_CANONICAL[node.id], node.ctx), node)
         return node
+
+
+def _call(name: str, *arguments: ast.expr) -> ast.expr:
+    return ast.Call(ast.Name(name, ast.Load()), list(arguments), [])
+
+
+class Functional(Target):
+    """Choices and logic become calls, for values that are no plain numbers.
+
+    The namespace has ``_choose(test, a, b)``, ``_and(a, b)``, ``_or(a, b)`` and ``_not(a)``.
+    """
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
+        self.generic_visit(node)
+        return ast.copy_location(_call("_choose", node.test, node.body, node.orelse), node)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+        self.generic_visit(node)
+        name = "_and" if isinstance(node.op, ast.And) else "_or"
+        return ast.copy_location(reduce(partial(_call, name), node.values), node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        self.generic_visit(node)
+        made = _call("_not", node.operand) if isinstance(node.op, ast.Not) else node
+        return ast.copy_location(made, node)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        sides = [node.left, *node.comparators]
+        pairs: list[ast.expr] = [
+            ast.Compare(sides[i], [op], [sides[i + 1]]) for i, op in enumerate(node.ops)
+        ]
+        return ast.copy_location(reduce(partial(_call, "_and"), pairs), node)
 
 
 def run(source: Source, target: Target, namespace: dict[str, Any]) -> Callable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Callable
 
@@ -20,45 +19,8 @@ ARRAYS = {
     "expm1": np.expm1, "floor": np.floor, "log": np.log, "log10": np.log10, "log1p": np.log1p,
     "log2": np.log2, "max": np.maximum, "min": np.minimum, "pow": np.power, "sign": np.sign,
     "sin": np.sin, "sinh": np.sinh, "sqrt": np.sqrt, "tan": np.tan, "tanh": np.tanh,
-    "_where": np.where, "_and": np.logical_and, "_or": np.logical_or, "_not": np.logical_not,
+    "_choose": np.where, "_and": np.logical_and, "_or": np.logical_or, "_not": np.logical_not,
 }  # fmt: skip
-
-
-def _call(name: str, *arguments: ast.expr) -> ast.expr:
-    return ast.Call(ast.Name(name, ast.Load()), list(arguments), [])
-
-
-class _Arrays(source.Target):
-    """Choices become ``where``, logic and chains of comparisons functions of arrays."""
-
-    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
-        self.generic_visit(node)
-        return ast.copy_location(_call("_where", node.test, node.body, node.orelse), node)
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
-        self.generic_visit(node)
-        name = "_and" if isinstance(node.op, ast.And) else "_or"
-        joined = node.values[0]
-        for value in node.values[1:]:
-            joined = _call(name, joined, value)
-        return ast.copy_location(joined, node)
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-        self.generic_visit(node)
-        return (
-            ast.copy_location(_call("_not", node.operand), node)
-            if isinstance(node.op, ast.Not)
-            else node
-        )
-
-    def visit_Compare(self, node: ast.Compare) -> ast.AST:
-        self.generic_visit(node)
-        sides = [node.left, *node.comparators]
-        pairs = [ast.Compare(sides[i], [op], [sides[i + 1]]) for i, op in enumerate(node.ops)]
-        joined: ast.expr = pairs[0]
-        for pair in pairs[1:]:
-            joined = _call("_and", joined, pair)
-        return ast.copy_location(joined, node)
 
 
 def on_arrays(function: Source, results: int = 1) -> Callable:
@@ -67,7 +29,7 @@ def on_arrays(function: Source, results: int = 1) -> Callable:
     A function with statements of its own, loops say, is called for one number after the other.
     """
     if source.is_expression(function):
-        made = source.run(function, _Arrays(), ARRAYS)
+        made = source.run(function, source.Functional(), ARRAYS)
     else:
         made = np.vectorize(function.plain(), otypes=[float] * results)
 
