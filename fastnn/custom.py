@@ -80,6 +80,7 @@ class OwnFormula(Formula):
     """A formula that a user has written."""
 
     definition: Definition
+    made: Any  # what its decorator gave
 
     def prepare(self) -> None:
         """Find the derivative, if it needs one that was not given."""
@@ -264,6 +265,8 @@ def forget(name: str) -> None:
 
 #: (noun, name) -> the formula that the name stands for now.
 _made: dict[tuple[str, str], OwnFormula] = {}
+#: Every formula that was made, by its definition.
+_known: dict[Definition, OwnFormula] = {}
 
 
 def _registry(noun: str) -> dict[str, Any]:
@@ -282,8 +285,13 @@ def _define(noun: str, function: Callable | None, **options: Any) -> Any:
     if function is None:  # called with options: the decorator comes next
         return lambda function: _define(noun, function, **options)
     definition = Definition(noun, source.read(function), **options)
+    name = definition.name
+    ours = name in _registry(noun) or name in FORMULAS[definition.kind]
+    if ours and (noun, name) not in _made:
+        raise ValueError(f"{noun}: {name!r} is one of fastnn's own names")
     formula = _install(definition)
-    made = _class_of(formula)
+    made = formula.made
+    _name(formula)
     if noun == "optimizer":
         made.per_step = _attach(formula, "per_step")
     elif noun in _DIFFERENTIATED:
@@ -292,13 +300,8 @@ def _define(noun: str, function: Callable | None, **options: Any) -> Any:
 
 
 def _install(definition: Definition) -> OwnFormula:
-    """Make the formula of a definition, and put it where formulas are looked up by name."""
+    """Make the formula of a definition, and what its decorator gives; it has no name yet."""
     name, kind = definition.name, definition.kind
-    before = _made.get((definition.noun, name))
-    if before is not None and before.definition == definition:
-        return before
-    if before is None and (name in _registry(definition.noun) or name in FORMULAS[kind]):
-        raise ValueError(f"{definition.noun}: {name!r} is one of fastnn's own names")
     _check_room(definition)
     # What was made of an earlier function of this name keeps it.
     unique, number = name, 1
@@ -318,9 +321,16 @@ def _install(definition: Definition) -> OwnFormula:
     formula.definition = definition
     _check_runs(formula)
     FORMULAS[kind].own[unique] = formula
-    _made[definition.noun, name] = formula
     _complete(formula)
+    formula.made = _class_of(formula)
     return formula
+
+
+def _name(formula: OwnFormula) -> None:
+    """From now on its name stands for it."""
+    noun, name = formula.definition.noun, formula.definition.name
+    _made[noun, name] = formula
+    _registry(noun)[name] = formula.name if noun == "activation" else formula.made
 
 
 def _complete(formula: OwnFormula, **parts: Any) -> None:
@@ -331,6 +341,7 @@ def _complete(formula: OwnFormula, **parts: Any) -> None:
         if companion is not None:
             formula.companions[part] = _with_source(companion)
     REFERENCE[formula.kind].own[formula.name] = _on_arrays(formula)
+    _known[definition] = formula
 
 
 def _attach(formula: OwnFormula, part: str) -> Callable:
@@ -398,7 +409,6 @@ def _class_of(formula: OwnFormula) -> Any:
     """What the decorator gives: it makes the objects that models are made of."""
     noun = formula.definition.noun
     if noun == "activation":
-        activations.ALIASES[formula.definition.name] = formula.name
 
         def make(**parameters: float) -> activations.ActivationFunction:
             return activations.make(formula.name, **parameters)
@@ -411,29 +421,30 @@ def _class_of(formula: OwnFormula) -> Any:
               "regularizer": regularizers, "schedule": schedules}[noun]  # fmt: skip
     made = module.class_of(formula, formula.definition.name)
     made.__reduce__ = lambda self: (_restored, (formula.definition, dict(vars(self))))
-    _registry(noun)[formula.definition.name] = made
     return made
+
+
+def _formula_of(definition: Definition) -> OwnFormula:
+    """The formula of a definition that comes with a copy or a pickle.
+
+    It takes its name only where nothing has it: what a user has defined since stays.
+    """
+    formula = _known.get(definition) or _install(definition)
+    if (definition.noun, definition.name) not in _made:
+        _name(formula)
+    return formula
 
 
 def _restored(definition: Definition, attributes: dict[str, Any]) -> Any:
     """An object of a class that a user has defined, perhaps in another process."""
-    known = _made.get((definition.noun, definition.name))
-    if known is not None and known.definition == definition:
-        made = _registry(definition.noun)[definition.name]
-    else:
-        made = _class_of(_install(definition))
-    restored = object.__new__(made)
+    restored = object.__new__(_formula_of(definition).made)
     restored.__dict__.update(attributes)
     return restored
 
 
 def restored_activation(definition: Definition, parameters: tuple[float, ...]) -> Any:
     """An activation function that a user has defined, perhaps in another process."""
-    known = _made.get((definition.noun, definition.name))
-    if known is None or known.definition != definition:
-        known = _install(definition)
-        _class_of(known)
-    return activations.ActivationFunction(known.name, parameters)
+    return activations.ActivationFunction(_formula_of(definition).name, parameters)
 
 
 # ------------------------------------------------------------------ checks

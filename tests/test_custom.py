@@ -414,6 +414,35 @@ def test_a_new_function_of_the_same_name():
     assert repr(second.layers[0].activation) == repr(first.layers[0].activation) == "again"
 
 
+def test_a_copy_of_an_old_model_does_not_take_the_name_back():
+    @fnn.custom.activation
+    def again(x):
+        return 0.5 * x
+
+    @fnn.custom.loss
+    def measure(y, t):
+        return (y - t) ** 2
+
+    old, _ = trained(activation="again", loss="measure")
+
+    @fnn.custom.activation
+    def again(x):  # noqa: F811
+        return 2.0 * x
+
+    @fnn.custom.loss
+    def measure(y, t):  # noqa: F811
+        return 3.0 * (y - t) ** 2
+
+    X, y = data()
+    for duplicate in (copy.deepcopy(old), pickle.loads(pickle.dumps(old))):
+        np.testing.assert_array_equal(duplicate.predict(X), old.predict(X))
+        assert duplicate.evaluate(X, y) == old.evaluate(X, y)
+    layer = fnn.Sequential([fnn.Input(5), fnn.layers.Activation("again")])
+    layer.compile(loss="measure", optimizer="sgd")
+    np.testing.assert_allclose(layer.predict(X), 2.0 * X, rtol=1e-6)
+    assert layer.evaluate(X, X)["loss"] == pytest.approx(3.0 * np.mean(X**2), rel=1e-5)
+
+
 def test_forget():
     @fnn.custom.loss
     def passing(y, t):
