@@ -431,8 +431,6 @@ def as_json(
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time every pointwise formula of the registry.")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each formula (7)")
-    parser.add_argument("--seconds", type=float, default=0.02, help="length of a turn (0.02)")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument(
         "--small", type=float, metavar="MIB", help="operands in the cache (half of the L2 cache)"
@@ -440,13 +438,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--large", type=float, metavar="MIB", help="operands beyond it (four times the last cache)"
     )
-    parser.add_argument("--json", metavar="FILE", help="write everything there")
-    parser.add_argument(
-        "--compare", nargs=2, metavar=("BEFORE", "AFTER"), help="compare two JSON files and stop"
-    )
-    options = parser.parse_args(argv)
-    if options.rounds < 1 or options.seconds <= 0:
-        parser.error("--rounds and --seconds must be positive")
+    options = report.parse(parser, argv, rounds=7, seconds=0.02)
     if min(options.small or 1, options.large or 1) < 0.05:
         parser.error("--small and --large must be at least 0.05")
     return options

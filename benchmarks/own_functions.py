@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import sqrt, tanh
 from typing import Any
 
@@ -98,23 +99,22 @@ def measure(
     start = time.perf_counter()
     train(models[1], data, network.batch, 2)
     epochs = max(1, round(2 * options.seconds / (time.perf_counter() - start)))
-    samples: tuple[list[float], list[float]] = ([], [])
-    for turn in range(options.rounds):
-        for i in (0, 1) if turn % 2 == 0 else (1, 0):
-            start = time.perf_counter()
-            train(models[i], data, network.batch, epochs)
-            samples[i].append(1e6 * (time.perf_counter() - start) / (epochs * network.steps))
-    return samples
+    runs = {
+        side: partial(train, model, data, network.batch, epochs)
+        for side, model in zip(("own", "library"), models, strict=True)
+    }
+    found = report.in_turns(runs, options.rounds)
+    own, ours = ([1e6 * s / (epochs * network.steps) for s in found[side]] for side in runs)
+    return own, ours
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     """The benchmark as a command; 1 when the two models end with different weights."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--seconds", type=float, default=0.1, help="of a turn")
-    parser.add_argument("--json", help="file to write")
-    options = parser.parse_args(argv)
+    options = report.parse(parser, argv, rounds=11, seconds=0.1)
+    if options.compare:
+        return report.print_comparison(*options.compare)
     mark = report.fingerprint()
     print(report.describe(mark), flush=True)
     compared = pairs()

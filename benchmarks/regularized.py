@@ -13,6 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -71,21 +72,16 @@ def measure(
     """A row for each variant: microseconds per step of every round."""
     *data, _ = problem(network)
     models = {name: build(network, extras, threads=threads) for name, extras in VARIANTS.items()}
-    counts = {}
+    runs, steps = {}, {}
     for name, model in models.items():
         epochs(model, data, network.batch)
         start = time.perf_counter()
         epochs(model, data, network.batch)
-        counts[name] = max(1, round(options.seconds / (time.perf_counter() - start)))
-    samples: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(options.rounds):
-        for name in list(models)[:: 1 if turn % 2 == 0 else -1]:
-            report.progress(f"{network.name}, threads {threads}, round {turn + 1}: {name}")
-            start = time.perf_counter()
-            epochs(models[name], data, network.batch, counts[name])
-            steps = counts[name] * network.steps
-            samples[name].append(1e6 * (time.perf_counter() - start) / steps)
-    report.progress("")
+        count = max(1, round(options.seconds / (time.perf_counter() - start)))
+        runs[name] = partial(epochs, model, data, network.batch, count)
+        steps[name] = count * network.steps
+    found = report.in_turns(runs, options.rounds)
+    samples = {name: [1e6 * s / steps[name] for s in found[name]] for name in models}
     return [
         {
             "key": [network.name, str(threads or "auto"), name],
@@ -102,11 +98,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", default=",".join(networks), help="some of %(default)s")
     parser.add_argument("--threads", default="1,auto", help="auto: as the compiler chooses")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.2, help="of a turn")
-    parser.add_argument("--json", help="file to write")
-    parser.add_argument("--compare", nargs=2, metavar=("BEFORE", "AFTER"), help="two JSON files")
-    options = parser.parse_args(argv)
+    options = report.parse(parser, argv, rounds=7, seconds=0.2)
     names = options.networks.split(",")
     if unknown := [name for name in names if name not in networks]:
         parser.error(f"--networks: expected some of {', '.join(networks)}, got {unknown[0]!r}")

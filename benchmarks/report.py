@@ -8,13 +8,15 @@ no more than that, so it serves every benchmark.
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,37 @@ def _commit() -> str | None:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, rounds: int, seconds: float
+) -> argparse.Namespace:
+    """The options of a benchmark, with those that all of them have and their defaults."""
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"turns of each ({rounds})")
+    parser.add_argument(
+        "--seconds", type=float, default=seconds, help=f"length of a turn ({seconds})"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write everything there")
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("BEFORE", "AFTER"), help="compare two JSON files and stop"
+    )
+    options = parser.parse_args(argv)
+    if options.rounds < 1 or options.seconds <= 0:
+        parser.error("--rounds and --seconds must be positive")
+    return options
+
+
+def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each run in every round, forth and back in turn."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds):
+        for name in list(runs)[:: 1 if turn % 2 == 0 else -1]:
+            progress(f"round {turn + 1}: {name}")
+            start = time.perf_counter()
+            runs[name]()
+            found[name].append(time.perf_counter() - start)
+    progress("")
+    return found
 
 
 def write_json(file: str | Path, result: dict[str, Any]) -> None:

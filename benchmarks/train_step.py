@@ -401,18 +401,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=counts, default=sorted({1, available}), help="1 and all cores by default"
     )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.3, help="for each turn of each peer")
     parser.add_argument("--dtype", choices=["float32"], default="float32")
-    parser.add_argument("--json", metavar="FILE", help="write everything there")
-    parser.add_argument(
-        "--compare", nargs=2, metavar=("BEFORE", "AFTER"), help="compare two JSON files and stop"
-    )
-    options = parser.parse_args(argv)
+    options = report.parse(parser, argv, rounds=7, seconds=0.3)
     options.bad = {"wrong", "error", "missing"} if options.peers else {"wrong", "error"}
     options.peers = options.peers or [name for name, peer in PEERS.items() if peer.by_default]
-    if options.rounds < 1 or options.seconds <= 0:
-        parser.error("--rounds and --seconds must be positive")
     return options
 
 
