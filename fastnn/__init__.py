@@ -40,6 +40,7 @@ from .layers.merging import average, concatenate, maximum, minimum
 from .model import Model, Sequential
 from .scaling import lsuv
 from .training import NonFiniteLoss
+from .tuning import tune
 
 __all__ = [
     "History",
@@ -70,5 +71,6 @@ __all__ = [
     "plots",
     "regularizers",
     "schedules",
+    "tune",
     "validation",
 ]

@@ -25,11 +25,12 @@ from .data import (
     take_apart,
     weigh_classes,
 )
+from .kernels import jit
 from .layers import Input, Layer, Symbol
 from .lookup import near_matches
 from .metrics import get as resolve_metric
 from .network import Network, chain
-from .report import Table, describe_layers, describe_program, profile_program
+from .report import Table, describe_layers, describe_program, profile_program, said
 from .runtime import BACKENDS, Runner, State, aligned, make_runner, most_threads
 from .training import History, Loop, NonFiniteLoss, Progress, summarise
 
@@ -129,6 +130,9 @@ class Model:
         self._chain: Network | None = None
         self._state: State | None = None
         self._compiled = False
+        self.asked_backend = "auto"
+        self._choices: Mapping[str, str] = {}
+        self._says = False
         self._dtype = "float32"
         self._runners: dict[Any, Runner] = {}
 
@@ -199,6 +203,7 @@ class Model:
         threads: int | None = None,
         dtype: str = "float32",
         deterministic: str | None = None,
+        verbose: int = 0,
     ) -> None:
         """Choose what to minimise, how, and on what.
 
@@ -215,8 +220,10 @@ class Model:
             Weight of each output's loss in the sum that is minimised, > 0: a list or a dict. 1 by
             default.
         backend
-            ``"cython"`` (compiled kernels), ``"numpy"`` (readable, the baseline), or ``"auto"``,
-            which is ``"cython"``.
+            ``"cython"`` (kernels that are compiled already), ``"numba"`` (compiled for this
+            processor and this model's sizes when they are first needed, and kept on disk),
+            ``"numpy"`` (readable, the baseline), or ``"auto"``: ``"cython"``, and after `fnn.tune`
+            for each call what was measured to be fastest.
         threads
             Threads to use; None lets the compiler choose, and ``explain`` says what it chose.
         dtype
@@ -225,11 +232,16 @@ class Model:
             Results are the same, bit for bit, from run to run at a fixed number of threads.
             ``"any-threads"`` makes them the same for every number of threads: threads then share
             each op and never divide the rows of a batch, which is slower for small layers.
+        verbose
+            1 prints which kernels are compiled and how long that took: when the model first runs,
+            for only then the size of a batch is known.
 
         Raises
         ------
         ValueError, TypeError
             An unknown name (the message has the near matches) or an impossible choice.
+        ImportError
+            The backend needs a package that is missing or too old.
         """
         heads = self._make_heads(loss, metrics, loss_weights)
         new_optimizer = optimizers.get(optimizer)
@@ -239,6 +251,8 @@ class Model:
                 f" Known names: {', '.join(BACKENDS)}"
             )
         name = "cython" if backend == "auto" else backend
+        if name == "numba":
+            jit.require("the backend 'numba'")
         if threads is not None:
             most = most_threads(name)
             if checks.positive_int("threads", threads) > most:
@@ -253,6 +267,9 @@ class Model:
             )
         self.heads, self.optimizer = heads, new_optimizer
         self.backend, self.threads, self.deterministic = name, threads, deterministic
+        self.asked_backend = backend
+        self._choices = {}
+        self._says = bool(verbose)
         self._dtype = dtype
         self._compiled = True
         if self._chain is not None:
@@ -336,7 +353,9 @@ class Model:
             )
             if len(self._runners) >= 16:  # sizes that keep changing must not fill the memory
                 self._runners.pop(next(iter(self._runners)))
-            self._runners[key] = make_runner(program, state, self.backend)
+            with said("numba", self._says and bool(self.backend == "numba" or self._choices)):
+                runner = make_runner(program, state, self.backend, self._choices)
+            self._runners[key] = runner
         return self._runners[key]
 
     def _most_threads(self) -> int:
@@ -939,8 +958,19 @@ class Model:
         batch = self._batch(batch_size, len(data))
         runner = self._runner("train", data, batch)
         _, state = self._need()
-        on_copy = make_runner(runner.program, state.copy(), self.backend)
+        on_copy = make_runner(runner.program, state.copy(), self.backend, self._choices)
         return profile_program(on_copy, data, batch, seconds)
+
+    def candidates(self, batch_size: int, backends: Sequence[str]) -> dict[str, Any]:
+        """The training program on copies, by backend: for measuring."""
+        program = self._runner("train", self._example(batch_size), batch_size).program
+        _, state = self._need()
+        return {name: make_runner(program, state.copy(), name) for name in backends}
+
+    def choose(self, choices: Mapping[str, str]) -> None:
+        """Take kernels of other providers for some calls, by their signatures."""
+        self._choices = dict(choices)
+        self._runners.clear()
 
     def _example(self, n: int) -> Data:
         """Data of the right shapes, for a program whose data are not here yet."""

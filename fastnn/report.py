@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -80,14 +81,17 @@ def _shape(tensor: Tensor) -> str:
     return "x".join("B" if n < 0 else str(n) for n in tensor.shape)
 
 
-def _operands(node: Node) -> str:
+def operand_shapes(node: Node) -> str:
+    """Shapes of what a call reads and writes, for people."""
+
     def side(tensors: Sequence[Tensor | None]) -> str:
         return " ".join(_shape(t) for t in tensors if t is not None)
 
     return f"{side(node.inputs)} -> {side(node.outputs)}".strip()
 
 
-def _call(node: Node) -> str:
+def call_title(node: Node) -> str:
+    """The op of a call, with its formula."""
     function = node.attrs.get("function", "identity")
     return node.op.name if function == "identity" else f"{node.op.name}[{function}]"
 
@@ -106,11 +110,10 @@ def describe_program(runner: Runner) -> Table:
     """Each call with its shape, FLOPs, bytes and kernel."""
     program = runner.program
     rows = []
-    for i, node in enumerate(program.nodes):
+    for i, (node, kernel) in enumerate(zip(program.nodes, runner.providers, strict=True)):
         cost = program.cost(node, program.batch)
-        rows.append(
-            (i, node.phase, _call(node), _operands(node), int(cost.flops), cost.bytes, runner.name)
-        )
+        sizes = int(cost.flops), cost.bytes
+        rows.append((i, node.phase, call_title(node), operand_shapes(node), *sizes, kernel))
     headings = ("#", "phase", "call", "shape", "FLOPs", "bytes", "kernel")
     return Table(headings, rows, _notes(program))
 
@@ -153,9 +156,10 @@ def _profile_table(
     for i, (node, spent) in enumerate(zip(program.nodes, times, strict=True)):
         cost = program.cost(node, program.batch)
         rate, traffic = cost.flops / spent / 1e9, cost.bytes / spent / 1e9
+        who = i, node.phase, call_title(node), operand_shapes(node)
         rows.append(
-            (i, node.phase, _call(node), _operands(node), spent * 1e6, 100 * spent / wall, rate,
-             100 * rate / peak, traffic, 100 * traffic / bandwidth)
+            (*who, spent * 1e6, 100 * spent / wall, rate, 100 * rate / peak, traffic,
+             100 * traffic / bandwidth)
         )  # fmt: skip
     rest = wall - times.sum()
     rows.append(
@@ -174,3 +178,28 @@ def _profile_table(
         *_notes(program),
     ]
     return Table(headings, rows, notes)
+
+
+@contextmanager
+def said(who: str, wanted: bool) -> Iterator[None]:
+    """Print what is compiled within it, and how long that took."""
+    if not wanted:
+        yield
+        return
+    from .kernels.jit import compiled
+
+    made: list[float] = []
+    loaded: list[float] = []
+
+    def hear(name: str, seconds: float, found: bool) -> None:
+        (loaded if found else made).append(seconds)
+        if not found:
+            print(f"{who}: {name} compiled in {seconds:.2f} s", flush=True)
+
+    with compiled.heard(hear):
+        yield
+    print(
+        f"{who}: {len(made)} kernels compiled in {sum(made):.2f} s, "
+        f"{len(loaded)} loaded in {sum(loaded):.2f} s",
+        flush=True,
+    )

@@ -6,6 +6,7 @@ flat parameters and the optimizer's state belong to the model and are only refer
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -33,7 +34,7 @@ _CODES = {np.dtype(np.uint8): 0, np.dtype(np.float32): 1, np.dtype(np.float64): 
 _TYPES: dict[str, np.dtype] = {"int32": np.dtype(np.int32), "double": np.dtype(np.float64)}
 
 #: Backends that a user can name. ``auto`` is ``cython``.
-BACKENDS = ("auto", "cython", "numpy")
+BACKENDS = ("auto", "cython", "numba", "numpy")
 
 
 def aligned(n: int, dtype: str | np.dtype = "uint8") -> np.ndarray:
@@ -89,9 +90,11 @@ class Order:
 
 
 class Runner:
-    """What runners share; ``progress`` holds the next step, also when a run was interrupted."""
+    """What runners share; ``progress`` holds the next step, also when a run was interrupted, and
+    ``providers`` says for each call where its kernel comes from."""
 
     name: str
+    providers: list[str]
     program: Program
     state: State
     progress: np.ndarray
@@ -141,6 +144,7 @@ class NumpyRunner(Runner):
 
     def __init__(self, program: Program, state: State) -> None:
         self.program, self.state = program, state
+        self.providers = [self.name] * len(program.nodes)
         self._gradients = np.zeros(program.gradients, program.dtype)
         self._arena = aligned(program.plan.arena_bytes)
         self._results = aligned(program.plan.rows_bytes)
@@ -272,19 +276,31 @@ class NumpyRunner(Runner):
 
 
 class NativeRunner(Runner):
-    """Runs a program with compiled kernels: whole epochs in one call, without the GIL."""
+    """Runs a program with compiled kernels: whole epochs in one call, without the GIL.
 
-    def __init__(self, program: Program, state: State, kernels: provider.Provider) -> None:
-        program = replace(program, scratch=program.split.threads * kernels.scratch_bytes)
+    ``others`` names calls whose kernels come from another provider. Those that are not compiled yet
+    are compiled by a thread of their own, and take their places between two runs.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        state: State,
+        kernels: provider.Provider,
+        others: Mapping[int, provider.Provider] | None = None,
+    ) -> None:
+        others = others or {}
+        scratch = max(k.scratch_bytes for k in (kernels, *others.values()))
+        program = replace(program, scratch=program.split.threads * scratch)
         self.program, self.state, self.provider = program, state, kernels
-        self.name = kernels.name
+        self.name = ", ".join(dict.fromkeys(k.name for k in (kernels, *others.values())))
         plan, split = program.plan, program.split
         self._shards = split.threads if split.mode == "shard" else 1
         self._item = np.dtype(program.dtype).itemsize
         self._gradients = aligned(self._shards * program.gradients, program.dtype)
         self._arenas = [aligned(plan.arena_bytes) for _ in range(self._shards)]
         self._results = aligned(plan.rows_bytes)
-        self._scratch = [aligned(kernels.scratch_bytes) for _ in range(split.threads)]
+        self._scratch = [aligned(scratch) for _ in range(split.threads)]
         self._steps = np.zeros(split.threads, executor.STEP)
         self._steps["scratch"] = [s.ctypes.data for s in self._scratch]
         self._sums = np.zeros(len(program.sums), executor.SUM)
@@ -294,6 +310,63 @@ class NativeRunner(Runner):
             entry["is_loss"] = result.is_loss
         self._tables: dict[int, np.ndarray] = {}
         self.progress = np.zeros(1, np.int64)
+        #: Of each call, the kernel's address and the name of its provider.
+        self.kernels = [self._kernel(node, kernels) for node in program.nodes]
+        self.providers = [kernels.name] * len(program.nodes)
+        self._arrived: dict[int, int] | Exception = {}
+        self._others = others
+        if others:
+            self._take_others()
+
+    def ready_table(self, rows: int) -> np.ndarray:
+        """The calls for a batch, over made-up data, after one step: for measuring each."""
+        rng = np.random.default_rng(0)
+        feeds = {}
+        for i, j, name in self._feed_places:
+            tensor = self.program.nodes[i].operands[j]
+            assert tensor is not None
+            shape = concrete(tensor.shape, rows)
+            numbers = rng.normal(size=shape) if tensor.type == "real" else np.zeros(shape)
+            feeds[name] = numbers.astype(_TYPES.get(tensor.type, self.program.dtype))
+        totals = np.zeros((1, len(self.program.sums)))
+        self.run(feeds, totals, rows=rows, batch=rows, last=1)
+        self._measured = feeds  # kept alive
+        return self.table(rows)
+
+    def _take_others(self) -> None:
+        """Take the kernels of other providers that are there, and have the rest compiled."""
+        from .kernels.jit import compiled
+
+        late = []
+        for i, other in self._others.items():
+            try:
+                with compiled.loading_only():
+                    self._take(i, self._kernel(self.program.nodes[i], other))
+            except compiled.NotCompiled:
+                late.append(i)
+        if late:
+            threading.Thread(target=self._compile, args=(late,), daemon=True).start()
+
+    def _take(self, i: int, kernel: int) -> None:
+        self.kernels[i], self.providers[i] = kernel, self._others[i].name
+        for table in self._tables.values():
+            table["kernel"][:, i] = kernel
+
+    def _compile(self, calls: Sequence[int]) -> None:
+        try:
+            nodes = self.program.nodes
+            self._arrived = {i: self._kernel(nodes[i], self._others[i]) for i in calls}
+        except Exception as error:  # raised where the kernels are missed
+            self._arrived = error
+
+    def _take_arrived(self) -> None:
+        """Take what has been compiled meanwhile: between runs, where no thread is in a kernel."""
+        arrived = self._arrived
+        if isinstance(arrived, Exception):
+            raise arrived
+        for i, kernel in arrived.items():
+            self._take(i, kernel)
+        self._arrived = {}
 
     def gradients(self) -> np.ndarray:
         return self._gradients[: self.program.gradients]
@@ -329,6 +402,7 @@ class NativeRunner(Runner):
                 first = rows * shard // self._shards
                 span = rows * (shard + 1) // self._shards - first
                 table[thread]["step"] = self._steps.ctypes.data + thread * self._steps.itemsize
+                table[thread]["kernel"] = self.kernels
                 for call, node in zip(table[thread], self.program.nodes, strict=True):
                     self._bind(call, node, shard, first, span)
             self._tables[rows] = table
@@ -338,7 +412,6 @@ class NativeRunner(Runner):
         op = node.op
         if op.shared:  # the threads divide one call among them: it is the same for all
             shard, first = 0, 0
-        call["kernel"] = self.provider.kernels[op.name]
         call["shared"] = op.shared
         for i, tensor in enumerate(node.operands):
             if tensor is not None:
@@ -352,6 +425,16 @@ class NativeRunner(Runner):
         if op.formula is not None and node.attrs["function"] != "identity":
             formula = FORMULAS[op.formula][node.attrs["function"]]
             call["formulas"] = self.provider.loops(formula)
+
+    def _kernel(self, node: Node, kernels: provider.Provider) -> int:
+        """The kernel of a call, made for a whole batch if for any: a smaller one can use it too."""
+        split, op = self.program.split, node.op
+        rows = -(-self.program.batch // self._shards)
+        shapes = [concrete(t.shape, rows) if t is not None else None for t in node.operands]
+        threads = split.threads if split.mode == "split" or op.shared else 1
+        operands = zip(op.operands, node.operands, strict=True)
+        given = {operand.name for operand, tensor in operands if tensor is not None}
+        return kernels.kernel(op.name, op.dims(shapes), node.attrs, given, threads)
 
     @cached_property
     def _feed_places(self) -> tuple[tuple[int, int, str], ...]:
@@ -385,6 +468,8 @@ class NativeRunner(Runner):
         times: np.ndarray | None = None,
         update: bool = True,
     ) -> tuple[int, int]:
+        if self._arrived:
+            self._take_arrived()
         full = self.table(min(batch, rows))
         partial = self.table(rows % batch or min(batch, rows))
         self._feed(full, feeds)
@@ -415,11 +500,35 @@ class NativeRunner(Runner):
         )
 
 
-def make_runner(program: Program, state: State, backend: str) -> Runner:
-    """The runner of a backend, for one program over one model's state."""
+def make_runner(
+    program: Program, state: State, backend: str, choices: Mapping[str, str] | None = None
+) -> Runner:
+    """The runner of a backend, for one program over one model's state.
+
+    ``choices`` are providers by the signature of a call, where they are not the backend's own.
+    """
     if backend == "numpy":
         return NumpyRunner(program, state)
-    return NativeRunner(program, state, provider.cython(program.dtype))
+    if backend == "numba":
+        runner = NativeRunner(program, state, provider.numba(program.dtype).for_sizes())
+        runner.table(program.batch)  # everything is compiled now
+        return runner
+    signatures = enumerate(signature(node, program) for node in program.nodes)
+    others = {
+        i: provider.BY_NAME[choices[name]](program.dtype).for_sizes()
+        for i, name in signatures
+        if choices and choices.get(name, "cython") != "cython"
+    }
+    return NativeRunner(program, state, provider.cython(program.dtype), others)
+
+
+def signature(node: Node, program: Program) -> str:
+    """What a choice of kernel for a call is good for: batches of any size, for one."""
+    shapes = ["x".join("B" if n == BATCH else str(n) for n in t.shape) if t is not None else "-"
+              for t in node.operands]  # fmt: skip
+    function = node.attrs.get("function", "identity")
+    threads = program.split.threads if program.split.mode == "split" else 1
+    return f"{node.op.name}[{function}] {' '.join(shapes)} {program.dtype} by {threads}"
 
 
 def most_threads(backend: str) -> int:

@@ -6,7 +6,9 @@ addresses and neither knows nor cares where they came from, so providers can be 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 from . import aot, jit
@@ -17,16 +19,31 @@ from .formula import Formula
 class Provider:
     """Addresses of kernels and formula loops for one number type.
 
-    ``formulas`` are the loops that are there already; those of a user's own formulas are compiled
-    when they are first asked for.
+    ``formulas`` are the loops of our own; those of a user's formulas are compiled when they are
+    first asked for. ``core`` has the width of a vector, ``VECTOR_BYTES``.
     """
 
     name: str
     dtype: str
-    kernels: dict[str, int]
-    formulas: dict[tuple[str, str], tuple[int, int]]
+    kernels: Mapping[str, int]
+    formulas: Mapping[tuple[str, str], tuple[int, int]]
     scratch_bytes: int
     core: Any
+    makes_special: bool = False
+
+    def kernel(
+        self, op: str, dims: Mapping[str, int], attrs: Mapping[str, Any], given: Set[str],
+        threads: int,
+    ) -> int:  # fmt: skip
+        """Address of the kernel for calls that usually have these dimensions and operands."""
+        made = None
+        if self.makes_special:
+            made = jit.special_kernel(op, self.dtype, dims, attrs, given, threads)
+        return made if made is not None else self.kernels[op]
+
+    def for_sizes(self) -> Provider:
+        """The same, with kernels made for the sizes of a model where that pays."""
+        return replace(self, makes_special=self.name == "numba")
 
     def loops(self, formula: Formula) -> tuple[int, int]:
         """Addresses of a formula's loop and of its companion's, 0 where it has none."""
@@ -39,3 +56,23 @@ def cython(dtype: str, isa: str | None = None) -> Provider:
     isa = isa or aot.choose_isa()
     core = aot.core(dtype, isa)
     return Provider(f"cython/{isa}", dtype, core.kernels, core.formulas, core.SCRATCH_BYTES, core)
+
+
+def numba(dtype: str) -> Provider:
+    """The kernels that Numba compiles for this processor, each when it is first asked for.
+
+    Raises
+    ------
+    ImportError
+        Numba is missing or cannot compile.
+    """
+    jit.require("the backend 'numba'")
+    from .jit import compiled
+
+    core = SimpleNamespace(VECTOR_BYTES=compiled.vector_bytes())
+    scratch = jit.SCRATCH * {"float32": 4, "float64": 8}[dtype]
+    return Provider("numba", dtype, jit.Kernels(dtype), jit.FormulaLoops(dtype), scratch, core)
+
+
+#: Providers by the name that a user gives.
+BY_NAME = {"cython": cython, "numba": numba}

@@ -78,6 +78,12 @@ class Source:
             for name, value in zip(names[len(names) - len(values) :], values, strict=True)
         }
 
+    @property
+    def content(self) -> tuple[Any, ...]:
+        """All that its meaning depends on: not where it stands."""
+        helpers = tuple((name, helper.content) for name, helper in self.helpers)
+        return self.name, self.text, self.constants, helpers
+
     def plain(self) -> Callable:
         """The function itself, on Python's numbers."""
         names = {name: getattr(math, name) for name in MATH if hasattr(math, name)}

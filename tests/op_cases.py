@@ -623,6 +623,7 @@ class _Bench(NativeRunner):
     def bind(self, rows: int, first: int, feeds: dict[str, np.ndarray]) -> np.ndarray:
         table = np.zeros((1, 1), executor.CALL)
         (node,) = self.program.nodes
+        table["kernel"] = self.provider.kernels[node.op.name]
         self._bind(table[0, 0], node, 0, first, rows)
         self._feed(table, feeds)
         return table[0]

@@ -117,8 +117,10 @@ cdef inline int64_t blocks_of(int64_t n, int64_t size) noexcept nogil:
 
 cdef inline int64_t share(int64_t n, int64_t unit, int thread, int threads) noexcept nogil:
     """Where this thread's part of n begins, in whole units."""
-    cdef int64_t units = blocks_of(n, unit)
-    cdef int64_t start = units * thread // threads * unit
+    cdef int64_t start
+    if threads == 1:  # without a division
+        return n if thread else 0
+    start = blocks_of(n, unit) * thread // threads * unit
     return start if start < n else n
 
 

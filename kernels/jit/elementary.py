@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numba
@@ -19,6 +19,9 @@ from numba.extending import intrinsic
 OPTIONS: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy", "forceinline": True}
 
 LARGEST_POWER = 16  # that is written out as multiplications
+
+#: Functions of the C library, or one instruction (``sqrt``, ``floor``).
+LIBRARY = ("acos", "asin", "atan", "cos", "cosh", "floor", "pow", "sin", "sinh", "sqrt", "tan")
 
 
 def jit(function: Callable) -> Callable:
@@ -40,7 +43,7 @@ def _reinterpreted(source: type, to: type) -> Any:
     return reinterpreted
 
 
-def _polynomial(R: type, *coefficients: float) -> Callable:
+def _polynomial(R: type, jit: Callable, *coefficients: float) -> Callable:
     """Of the highest power first, by Horner's rule."""
     terms = [f"c{i}" for i in range(len(coefficients))]
     body = terms[0]
@@ -52,8 +55,11 @@ def _polynomial(R: type, *coefficients: float) -> Callable:
 
 
 @cache
-def functions(dtype: str) -> dict[str, Any]:
-    """Name -> function for ``float32`` or ``float64``; R is the type itself."""
+def functions(dtype: str, jit: Callable[[Callable], Callable] = jit) -> dict[str, Any]:
+    """Name -> function for ``float32`` or ``float64``; R is the type itself.
+
+    ``jit`` makes of each what its callers call.
+    """
     R: Any = np.dtype(dtype).type
     wide = dtype == "float64"
     I: Any = np.int64 if wide else np.int32  # noqa: E741
@@ -72,42 +78,43 @@ def functions(dtype: str) -> dict[str, Any]:
     half_lowest = R(lowest / 2)
 
     bits_of, real_of = _reinterpreted(R, I), _reinterpreted(I, R)
+    polynomial = partial(_polynomial, R, jit)
 
     @jit
     def power_of_two(n):
         return real_of(I((n + bias) << mantissa))
 
     if wide:
-        expm1_p = _polynomial(
-            R, 1.26177193074810590878e-4, 3.02994407707441961300e-2, 9.99999999999999999910e-1
+        expm1_p = polynomial(
+            1.26177193074810590878e-4, 3.02994407707441961300e-2, 9.99999999999999999910e-1
         )
-        expm1_q = _polynomial(
-            R, 3.00198505138664455042e-6, 2.52448340349684104192e-3, 2.27265548208155028766e-1,
+        expm1_q = polynomial(
+            3.00198505138664455042e-6, 2.52448340349684104192e-3, 2.27265548208155028766e-1,
             2.00000000000000000005e0,
         )  # fmt: skip
-        log_p = _polynomial(
-            R, 1.01875663804580931796e-4, 4.97494994976747001425e-1, 4.70579119878881725854e0,
+        log_p = polynomial(
+            1.01875663804580931796e-4, 4.97494994976747001425e-1, 4.70579119878881725854e0,
             1.44989225341610930846e1, 1.79368678507819816313e1, 7.70838733755885391666e0,
         )  # fmt: skip
-        log_q = _polynomial(
-            R, 1.0, 1.12873587189167450590e1, 4.52279145837532221105e1, 8.29875266912776603211e1,
+        log_q = polynomial(
+            1.0, 1.12873587189167450590e1, 4.52279145837532221105e1, 8.29875266912776603211e1,
             7.11544750618563894466e1, 2.31251620126765340583e1,
         )  # fmt: skip
-        erf_p = _polynomial(
-            R, 9.60497373987051638749e0, 9.00260197203842689217e1, 2.23200534594684319226e3,
+        erf_p = polynomial(
+            9.60497373987051638749e0, 9.00260197203842689217e1, 2.23200534594684319226e3,
             7.00332514112805075473e3, 5.55923013010394962768e4,
         )  # fmt: skip
-        erf_q = _polynomial(
-            R, 1.0, 3.35617141647503099647e1, 5.21357949780152679795e2, 4.59432382970980127987e3,
+        erf_q = polynomial(
+            1.0, 3.35617141647503099647e1, 5.21357949780152679795e2, 4.59432382970980127987e3,
             2.26290000613890934246e4, 4.92673942608635921086e4,
         )  # fmt: skip
-        tail_p = _polynomial(
-            R, 2.46196981473530512524e-10, 5.64189564831068821977e-1, 7.46321056442269912687e0,
+        tail_p = polynomial(
+            2.46196981473530512524e-10, 5.64189564831068821977e-1, 7.46321056442269912687e0,
             4.86371970985681366614e1, 1.96520832956077098242e2, 5.26445194995477358631e2,
             9.34528527171957607540e2, 1.02755188689515710272e3, 5.57535335369399327526e2,
         )  # fmt: skip
-        tail_q = _polynomial(
-            R, 1.0, 1.32281951154744992508e1, 8.67072140885989742329e1, 3.54937778887819891062e2,
+        tail_q = polynomial(
+            1.0, 1.32281951154744992508e1, 8.67072140885989742329e1, 3.54937778887819891062e2,
             9.75708501743205489753e2, 1.82390916687909736289e3, 2.24633760818710981792e3,
             1.65666309194161350182e3, 5.57535340817727675546e2,
         )  # fmt: skip
@@ -126,21 +133,21 @@ def functions(dtype: str) -> dict[str, Any]:
             y = y - R(0.5) * mm
             return (m + y) + e * R(0.693359375)
     else:
-        expm1_p = _polynomial(
-            R, 1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
+        expm1_p = polynomial(
+            1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
             5.0000001201e-1,
         )  # fmt: skip
-        log_p = _polynomial(
-            R, 7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1,
+        log_p = polynomial(
+            7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1,
             1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
         )  # fmt: skip
-        erf_p = _polynomial(
-            R, 7.853861353153693e-5, -8.010193625184903e-4, 5.188327685732524e-3,
+        erf_p = polynomial(
+            7.853861353153693e-5, -8.010193625184903e-4, 5.188327685732524e-3,
             -2.685381193529856e-2, 1.128358514861418e-1, -3.761262582423300e-1,
             1.128379165726710e0,
         )  # fmt: skip
-        tail_p = _polynomial(
-            R, 2.326819970068386e-2, -1.387039388740657e-1, 3.687424674597105e-1,
+        tail_p = polynomial(
+            2.326819970068386e-2, -1.387039388740657e-1, 3.687424674597105e-1,
             -5.824733027278666e-1, 6.210004621745983e-1, -4.944515323274145e-1,
             3.404879937665872e-1, -2.741127028184656e-1, 5.638259427386472e-1,
         )  # fmt: skip
@@ -292,23 +299,22 @@ def functions(dtype: str) -> dict[str, Any]:
         "abs": absolute, "max": largest_of, "min": smallest_of, "sign": sign, "log2": log2,
         "log10": log10,
     }  # fmt: skip
-    return {**_library(R), **_powers(R), **ours, "R": R}
+    return {**_library(R, jit), **_powers(R, jit), **ours, "R": R}
 
 
-def _library(R: type) -> dict[str, Any]:
+def _library(R: type, jit: Callable) -> dict[str, Any]:
     """Functions of the C library, one number at a time, and those that are one instruction."""
     made = {}
-    for name in ("acos", "asin", "atan", "cos", "cosh", "floor", "sin", "sinh", "sqrt", "tan"):
+    for name in LIBRARY:
+        x = "x, y" if name == "pow" else "x"
+        values = ", ".join(f"R({argument})" for argument in x.split(", "))
         scope = {"function": getattr(math, name), "R": R}
-        exec(f"def {name}(x):\n    return R(function(R(x)))", scope)
+        exec(f"def {name}({x}):\n    return R(function({values}))", scope)
         made[name] = jit(scope[name])
-    scope = {"function": math.pow, "R": R}
-    exec("def pow(x, y):\n    return R(function(R(x), R(y)))", scope)
-    made["pow"] = jit(scope["pow"])
     return made
 
 
-def _powers(R: type) -> dict[str, Any]:
+def _powers(R: type, jit: Callable) -> dict[str, Any]:
     """``power_3(x)`` is x x x, ``inverse_3(x)`` one over it."""
     made = {}
     for n in range(1, LARGEST_POWER + 1):

@@ -13,13 +13,14 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import carray, types
+from numba import types
 from numba.extending import intrinsic
 
 from .. import source
 from ..formula import Formula
 from ..source import Source
 from . import elementary
+from .vectors import whole_registers
 
 
 class Scalars(source.Target):
@@ -126,8 +127,9 @@ def scalar(function: Source, dtype: str, arguments: int) -> Any:
 
 
 def _define(text: str, scope: dict[str, Any], signature: Any) -> Any:
-    scope = {"carray": carray, **scope}
-    exec(text, scope)
+    head, body = text.split("\n", 1)
+    scope = {"whole_registers": whole_registers, **scope}
+    exec(f"{head}\n    whole_registers()\n{body}", scope)
     options = {k: v for k, v in elementary.OPTIONS.items() if k != "forceinline"}
     return numba.cfunc(signature, **options)(scope["loop"])
 
@@ -135,18 +137,15 @@ def _define(text: str, scope: dict[str, Any], signature: Any) -> Any:
 def _over_arrays(loop: str, function: Source, parameters: int, dtype: str, reads: set[str]) -> Any:
     arrays, operands, results = (names.split() for names in _ARRAYS[loop])
     number, pointer = _types(dtype)
-    values = [f"{name}_[i]" if name in reads else "R(0.0)" for name in operands]
+    values = [f"{name}[i]" if name in reads else "R(0.0)" for name in operands]
     call = f"f({', '.join([*values, *(f'p{k}' for k in range(parameters))])})"
     if loop == "activation_grad":
-        call = f"d_[i] * {call}"
-    used = [a for a in arrays if a in results or a in reads]
+        call = f"d[i] * {call}"
     lines = [
         f"def loop({', '.join(arrays)}, n, p):",
-        *(f"    {a}_ = carray({a}, n)" for a in used),
-        f"    q = carray(p, {max(parameters, 1)})",
-        *(f"    p{k} = R(q[{k}])" for k in range(parameters)),
+        *(f"    p{k} = R(p[{k}])" for k in range(parameters)),
         "    for i in range(n):",
-        f"        {', '.join(f'{r}_[i]' for r in results)} = {call}",
+        f"        {', '.join(f'{r}[i]' for r in results)} = {call}",
     ]
     scope = {"f": scalar(function, dtype, len(operands) + parameters), "R": number}
     doubles = types.CPointer(types.float64)
@@ -159,15 +158,12 @@ def _optimizer(formula: Formula, dtype: str) -> Any:
     state = [f"s{k}" for k in range(len(formula.state))]
     numbers = 1 + len(formula.parameters) + len(formula.constants)
     arrays = ["w", *state]
-    arguments = [f"{a}_[i]" for a in ("w", "g", *state)] + [f"p{k}" for k in range(numbers)]
-    targets = "".join(f"{a}_[i], " for a in arrays) if state else "w_[i]"
+    arguments = [f"{a}[i]" for a in ("w", "g", *state)] + [f"p{k}" for k in range(numbers)]
+    targets = "".join(f"{a}[i], " for a in arrays) if state else "w[i]"
     lines = [
         "def loop(w, g, states, n, p):",
-        "    w_ = carray(w, n)",
-        "    g_ = carray(g, n)",
-        *(f"    {s}_ = carray(pointer_at(states, {k}), n)" for k, s in enumerate(state)),
-        f"    q = carray(p, {numbers})",
-        *(f"    p{k} = R(q[{k}])" for k in range(numbers)),
+        *(f"    {s} = pointer_at(states, {k})" for k, s in enumerate(state)),
+        *(f"    p{k} = R(p[{k}])" for k in range(numbers)),
         "    for i in range(n):",
         f"        {targets} = f({', '.join(arguments)})",
     ]
@@ -191,11 +187,11 @@ def _per_step(formula: Formula) -> Any:
     if formula.constants:
         count = first + len(formula.constants)
         function = source.of(formula, "per_step")
-        values = ", ".join(["float(step)", *(f"q[{k}]" for k in range(1, first))])
-        targets = ", ".join(f"q[{k}]" for k in range(first, count))
+        values = ", ".join(["float(step)", *(f"p[{k}]" for k in range(1, first))])
+        targets = ", ".join(f"p[{k}]" for k in range(first, count))
         if count == first + 1 and isinstance(_result(function), ast.Tuple):
             targets += ","
-        lines += [f"    q = carray(p, {count})", f"    {targets} = f({values})"]
+        lines.append(f"    {targets} = f({values})")
         scope["f"] = scalar(function, "double", first)
     else:
         lines.append("    pass")
@@ -205,24 +201,29 @@ def _per_step(formula: Formula) -> Any:
 
 def _schedule(formula: Formula) -> Any:
     count = 1 + len(formula.parameters)
-    values = ", ".join(["float(step)", *(f"q[{k}]" for k in range(count))])
-    text = f"def loop(step, p):\n    q = carray(p, {count})\n    return f({values})"
+    values = ", ".join(["float(step)", *(f"p[{k}]" for k in range(count))])
+    text = f"def loop(step, p):\n    return f({values})"
     scope = {"f": scalar(source.of(formula, "function"), "double", 1 + count)}
     return _define(text, scope, types.float64(types.int64, types.CPointer(types.float64)))
 
 
-def make(formula: Formula, dtype: str) -> tuple[Any, Any]:
-    """The loop of a formula and that of its companion (None where it has none), as C functions."""
+def loop(formula: Formula, dtype: str) -> Any:
+    """The loop of a formula, as a C function."""
     if formula.kind == "optimizer":
-        return _optimizer(formula, dtype), _per_step(formula)
+        return _optimizer(formula, dtype)
     if formula.kind == "schedule":
-        return _schedule(formula), None
-    parameters = len(formula.parameters)
+        return _schedule(formula)
     operands = set(_ARRAYS[formula.kind][1].split())
-    loop = _over_arrays(formula.kind, source.of(formula, "function"), parameters, dtype, operands)
-    if "derivative" not in formula.companions:
-        return loop, None
+    function = source.of(formula, "function")
+    return _over_arrays(formula.kind, function, len(formula.parameters), dtype, operands)
+
+
+def companion(formula: Formula, dtype: str) -> Any:
+    """The loop of the derivative, or what an optimizer does once a step."""
+    if formula.kind == "optimizer":
+        return _per_step(formula)
     kind = f"{formula.kind}_grad"
     reads = {n for n in _ARRAYS[kind][1].split() if formula.derivative_reads(n)}
     reads |= {"d"} if formula.kind == "activation" else set()
-    return loop, _over_arrays(kind, source.of(formula, "derivative"), parameters, dtype, reads)
+    function = source.of(formula, "derivative")
+    return _over_arrays(kind, function, len(formula.parameters), dtype, reads)

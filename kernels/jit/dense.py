@@ -1,0 +1,625 @@
+"""The dense layer: forward, gradient by its input, gradient by its parameters, and their update.
+
+Made for any sizes, or for those of one layer: then these are constants of the code, the tiles have
+the shape that suits them, and the layer's formula runs over a tile while it is in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from .. import source
+from ..formula import Formula
+from . import products
+from .products import Operands, Size, value
+from .update import rule_over
+from .vectors import Emitter, NotOnVectors, Vector, choose, constant, emitted
+
+#: Bytes of weights that stay in the second cache: a larger array is packed.
+DIRECT_BYTES = 1 << 19
+#: Rows of a packed panel, and those of sums from a length on.
+DEPTH, LONG_DEPTH, FAR_DEPTH = 128, 512, 1024
+#: Bytes of weights and their state from which they are fetched ahead.
+FAR_BYTES = 3 << 19
+#: Columns of an array of weights that are updated together, where they are packed.
+TOGETHER = 512
+#: Numbers of a gradient that an update rule takes at a time; one row may be more.
+BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a call when its kernel is made.
+
+    ``rows`` are only what is usual, and so is how many ``threads`` divide them.
+
+    ``decays`` says whether the update rule comes with a penalty or weight decay.
+    """
+
+    rows: int | None = None
+    inputs: int | None = None
+    units: int | None = None
+    formula: Formula | None = None
+    decays: bool = True
+    threads: int = 1
+
+    def of_a_thread(self, n: int | None) -> int | None:
+        """Its part of n rows."""
+        return -(-n // self.threads) if n else None
+
+
+def _parameters(e: Emitter, numbers: ir.Value, count: int) -> list[ir.Value]:
+    """Doubles as registers full of them."""
+    found = [e.builder.load(e.at(numbers, i)) for i in range(count)]
+    if e.dtype.itemsize == 4:
+        found = [e.builder.fptrunc(number, e.scalar) for number in found]
+    return [e.splat(number) for number in found]
+
+
+def on_vectors(e: Emitter, formula: Formula, part: str, *arguments: Any) -> list[ir.Value]:
+    return e.apply(source.of(formula, part), *arguments)
+
+
+def _each(
+    e: Emitter, made: Sequence[Sequence[ir.Value]], mask: Any
+) -> list[tuple[int, int, ir.Value, Any]]:
+    """Row and register numbers of a tile, with the values and their masks."""
+    return [
+        (r, v, x, mask if v == len(row) - 1 else None)
+        for r, row in enumerate(made)
+        for v, x in enumerate(row)
+    ]
+
+
+def _place(e: Emitter, row: ir.Value, r: int, ld: Size, column: ir.Value, v: int) -> ir.Value:
+    """Index of register v of row + r of a matrix, from a tile's first column on."""
+    start = e.builder.mul(e.builder.add(row, constant(r)), value(ld))
+    return e.builder.add(e.builder.add(start, column), constant(v * e.lanes))
+
+
+# ------------------------------------------------------------------ products by weights
+
+
+@dataclass(frozen=True)
+class _Form:
+    """C[rows, columns] = f(A B) over a depth, where B are the weights, or those transposed."""
+
+    columns: int | None
+    depth: int | None
+    transposed: bool
+
+
+@dataclass(frozen=True)
+class _ByWeights:
+    """The product with the weights.
+
+    ``whole((a, w, c, columns, depth, first, last, packed, *extra))`` makes rows first to last in
+    one piece, if ``simple``. Else ``panels(a, w, c, columns, depth, first, last, low, high, packed,
+    extra)`` makes columns low to high of them, and ``divided(rows, columns, thread, threads)`` says
+    which a thread makes.
+    """
+
+    simple: bool
+    whole: Any
+    panels: Any
+    divided: Any
+
+
+def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any]) -> _ByWeights:
+    """``epilogue(e, *extra)`` returns ``finished(sums, place, column, mask)``, the results of one
+    register from the sums, their index in C and their first column."""
+    size = 4 * t.VLEN if t.VECTOR_BYTES == 64 else 2 * t.VLEN
+    rows_of_a_thread = known.of_a_thread(known.rows)
+    columns_known, depth_known = form.columns or 0, form.depth or 0
+    both = columns_known > 0 and depth_known > 0
+    numbers = columns_known * depth_known
+    direct = depth_known == 1 or (
+        not form.transposed and both and numbers * t.BYTES <= DIRECT_BYTES
+    )
+    simple = direct or (both and columns_known <= size and depth_known <= FAR_DEPTH)
+    # A panel of 64 columns stays in the first cache; of a long sum, C would be read too often.
+    together = DEPTH if depth_known < FAR_DEPTH else LONG_DEPTH
+
+    def pack(e, w, columns, depth, low, width, k, part, packed):
+        if form.transposed:
+            start = e.builder.add(e.builder.mul(low, value(depth)), k)
+            products.transpose(e, e.at(w, start), depth, width, part, packed, size)
+        else:
+            start = e.builder.add(e.builder.mul(k, value(columns)), low)
+            products.pack_rows(e, e.at(w, start), columns, part, width, packed, size)
+
+    def places(e, c, made, row, column, mask, columns, finished):
+        """Where each register of a tile goes, its mask and sums, and what makes results of them."""
+        for r, v, sums, inside in _each(e, made, mask):
+            place = _place(e, row, r, columns, column, v)
+            first = e.builder.add(column, constant(v * e.lanes))
+            result = partial(finished, place=place, column=first, mask=inside)
+            yield e.at(c, place), inside, sums, result
+
+    def emit_whole(e, a, w, c, columns, depth, first, last, packed, *extra):
+        columns, depth = form.columns or columns, form.depth or depth
+        b, b_k = w, columns
+        if not direct:
+            zero = constant(0)
+            pack(e, w, columns, depth, zero, columns, zero, depth, packed)
+            b, b_k = packed, size
+        finished = epilogue(e, *extra)
+
+        def finish(made, row, column, mask):
+            found = places(e, c, made, row, column, mask, columns, finished)
+            for to, inside, sums, result in found:
+                e.store(result(sums), to, inside)
+
+        operands = Operands(a, depth, 1, b, b_k, depth)
+        products.multiply(e, operands, first, last, columns, finish, rows_of_a_thread)
+
+    def emit_panel(e, a, w, c, columns, depth, first, last, low, width, k, part, packed, *extra):
+        columns, depth = form.columns or columns, form.depth or depth
+        pack(e, w, columns, depth, low, width, k, part, packed)
+        if columns_known and columns_known % size == 0:
+            width = size
+        finished = epilogue(e, *extra)
+        later = e.splat(e.builder.icmp_signed("!=", k, constant(0)))
+        final = e.builder.icmp_signed("==", e.builder.add(k, part), value(depth))
+
+        def finish(made, row, column, mask):
+            column = e.builder.add(low, column)
+            found = list(places(e, c, made, row, column, mask, columns, finished))
+            totals = []
+            for to, inside, sums, _ in found:
+                again = later if inside is None else e.builder.and_(later, inside)
+                totals.append(e.builder.fadd(e.load(to, again), sums))
+            with e.builder.if_else(final) as (yes, no):
+                with yes:
+                    for (to, inside, _, result), total in zip(found, totals, strict=True):
+                        e.store(result(total), to, inside)
+                with no:
+                    for (to, inside, _, _), total in zip(found, totals, strict=True):
+                        e.store(total, to, inside)
+
+        operands = Operands(e.at(a, k), depth, 1, packed, size, part)
+        products.multiply(e, operands, first, last, width, finish, rows_of_a_thread)
+
+    panel, share = emitted(t, emit_panel), t.share
+
+    def panels(a, w, c, columns, depth, first, last, low, high, packed, extra):
+        for start in range(low, high, size):
+            width = min(size, high - start)
+            for k in range(0, depth, together):
+                part = min(together, depth - k)
+                panel((a, w, c, columns, depth, first, last, start, width, k, part, packed, *extra))
+
+    def divided(rows, columns, thread, threads):
+        """First and last row, low and high column: columns, where there are enough, for each thread
+        packs what it reads."""
+        if columns >= threads * size:
+            low, high = (
+                share(columns, size, thread, threads),
+                share(columns, size, thread + 1, threads),
+            )
+            return 0, rows, low, high
+        return share(rows, 4, thread, threads), share(rows, 4, thread + 1, threads), 0, columns
+
+    return _ByWeights(simple, emitted(t, emit_whole), t.inline(panels), t.inline(divided))
+
+
+# ------------------------------------------------------------------ forward
+
+
+def forward(t: Any, known: Known) -> dict[str, Callable]:
+    """y = f(x w + b)"""
+    rule = known.formula
+    inlined = rule is not None
+
+    def epilogue(e, bias, numbers):
+        zeros = cgutils.alloca_once_value(e.builder, ir.Constant(ir.ArrayType(e.type, 1), None))
+        zeros = e.builder.bitcast(zeros, bias.type)
+        no_bias = cgutils.is_null(e.builder, bias)
+        parameters = _parameters(e, numbers, len(rule.parameters)) if rule is not None else []
+
+        def finished(sums, place, column, mask):
+            start = e.builder.select(no_bias, zeros, e.at(bias, column))
+            result = e.builder.fadd(sums, e.load(start, mask))
+            if rule is not None:
+                (result,) = on_vectors(e, rule, "function", result, *parameters)
+            return result
+
+        return finished
+
+    def emit_one(e, x, w, bias, y, first, last, numbers):
+        """One unit: a scalar product for each row."""
+        zero = cgutils.alloca_once_value(e.builder, ir.Constant(e.scalar, 0.0))
+        start = e.builder.select(cgutils.is_null(e.builder, bias), zero, bias)
+        start = e.builder.load(start)
+
+        def body(row, _):
+            at = e.at(x, e.builder.mul(row, constant(known.inputs)))
+            total = e.builder.fadd(products.dots(e, at, w, known.inputs), start)
+            if rule is not None:
+                parameters = _parameters(e, numbers, len(rule.parameters))
+                (result,) = on_vectors(e, rule, "function", e.splat(total), *parameters)
+                total = e.builder.extract_element(result, constant(0))
+            e.builder.store(total, e.at(y, row))
+            return []
+
+        e.loop(first, last, 1, [], body)
+
+    by = _by_weights(t, known, _Form(known.units, known.inputs, transposed=False), epilogue)
+    simple, whole, panels, divided = by.simple, by.whole, by.panels, by.divided
+    scalar_products = emitted(t, emit_one)
+    one_unit = known.units == 1
+    constants, formula, reals, scratch, share, sizes = (
+        t.constants, t.formula, t.reals, t.scratch, t.share, t.sizes
+    )  # fmt: skip
+    at, run_activation = t.at, t.run_activation
+
+    def dense(call, thread, threads):
+        """y[B, O] = f(x[B, I] w[I, O] + b[O])"""
+        rows, inputs, units = sizes(call)[0], sizes(call)[1], sizes(call)[2]
+        x, w, bias, y = reals(call, 0), reals(call, 1), reals(call, 2), reals(call, 3)
+        first, last = share(rows, 4, thread, threads), share(rows, 4, thread + 1, threads)
+        low, high = 0, units
+        if one_unit:
+            scalar_products((x, w, bias, y, first, last, constants(call)))
+        elif simple:
+            whole((x, w, y, units, inputs, first, last, scratch(call), bias, constants(call)))
+        else:
+            first, last, low, high = divided(rows, units, thread, threads)
+            extra = (bias, constants(call))
+            panels(x, w, y, units, inputs, first, last, low, high, scratch(call), extra)
+        if not inlined and formula(call, 0) != 0:
+            for r in range(first, last):
+                part = at(y, r * units + low)
+                run_activation(formula(call, 0), (part, high - low, constants(call)))
+
+    return {"dense": dense}
+
+
+# ------------------------------------------------------------------ gradient by the input
+
+
+def input_gradient(t: Any, known: Known) -> dict[str, Callable]:
+    """dx = (dz w^T) f'(y)"""
+    rule = known.formula
+    inlined = rule is not None
+
+    def epilogue(e, y, numbers):
+        if rule is None:
+            return lambda sums, place, column, mask: sums
+        parameters = _parameters(e, numbers, len(rule.parameters))
+
+        def finished(sums, place, column, mask):
+            of_y = e.load(e.at(y, place), mask)
+            (slope,) = on_vectors(e, rule, "derivative", None, of_y, *parameters)
+            return e.builder.fmul(sums, slope)
+
+        return finished
+
+    by = _by_weights(t, known, _Form(known.inputs, known.units, transposed=True), epilogue)
+    simple, whole, panels, divided = by.simple, by.whole, by.panels, by.divided
+    constants, formula, given, reals, scratch, share, sizes = (
+        t.constants, t.formula, t.given, t.reals, t.scratch, t.share, t.sizes
+    )  # fmt: skip
+    at, run_activation_grad = t.at, t.run_activation_grad
+
+    def dense_dx(call, thread, threads):
+        """dx[B, I] = (dz[B, O] w[I, O]^T) f'(y[B, I])"""
+        rows, inputs, units = sizes(call)[0], sizes(call)[1], sizes(call)[2]
+        dz, w, y, dx = reals(call, 0), reals(call, 1), reals(call, 2), reals(call, 3)
+        first, last = share(rows, 4, thread, threads), share(rows, 4, thread + 1, threads)
+        low, high = 0, inputs
+        if simple:
+            whole((dz, w, dx, inputs, units, first, last, scratch(call), y, constants(call)))
+        else:
+            first, last, low, high = divided(rows, inputs, thread, threads)
+            extra = (y, constants(call))
+            panels(dz, w, dx, inputs, units, first, last, low, high, scratch(call), extra)
+        if not inlined and formula(call, 1) != 0 and given(call, 2):
+            for r in range(first, last):
+                place = r * inputs + low
+                run_activation_grad(
+                    formula(call, 1), (at(dx, place), dx, at(y, place), high - low, constants(call))
+                )
+
+    return {"dense_dx": dense_dx}
+
+
+# ------------------------------------------------------------------ gradient by the parameters
+
+
+def _weight_product(
+    e: Emitter,
+    known: Known,
+    values: tuple[Any, ...],
+    keep: Callable[[ir.Value, ir.Value, ir.Value, Any], None],
+    scratch: ir.Value,
+    fetched: Callable[[ir.Value, ir.Value], list[ir.Value]] | None = None,
+) -> None:
+    """Rows first to last of x^T dz; ``keep(row, column, numbers, mask)`` takes each register.
+
+    ``width`` is the number of columns that are asked for, where the units are not known.
+    """
+    x, dz, rows, inputs, units, first, last, width = values
+    inputs, units, width = known.inputs or inputs, known.units or units, known.units or width
+    if _few(e.lanes, known):
+        _of_few_units(e, (x, dz, rows, inputs, units, first, last), keep)
+        return
+
+    def part(b: ir.Value, b_k: Size, low: int, width: Size, packed: int) -> None:
+        def finish(made, row, column, mask):
+            for r, v, total, inside in _each(e, made, mask):
+                at = e.builder.add(column, constant(low + v * e.lanes))
+                keep(e.builder.add(row, constant(r)), at, total, inside)
+
+        def ahead(row, column):
+            return fetched(row, e.builder.add(column, constant(low))) if fetched else []
+
+        operands = Operands(x, 1, inputs, b, b_k, rows, packed, ahead if fetched else None)
+        products.multiply(e, operands, first, last, width, finish, known.of_a_thread(known.inputs))
+
+    if not _packs(known):
+        part(dz, units, 0, width, 0)
+        return
+    wide = products.panel_registers(e)
+    size = wide * e.lanes
+    for low in range(0, units, TOGETHER):
+        width = min(TOGETHER, units - low)
+        products.pack_rows(e, e.at(dz, low), units, rows, width, scratch, size)
+        part(scratch, size, low, width, wide)
+
+
+def _of_few_units(
+    e: Emitter, values: tuple[Any, ...], keep: Callable[[ir.Value, ir.Value, ir.Value, Any], None]
+) -> None:
+    """The tile takes the units as its rows and the inputs as its columns, for then its registers
+    are full; the result is transposed on its way out."""
+    x, dz, rows, inputs, units, first, last = values
+
+    def finish(made, _, column, mask):
+        for v in range(len(made[0])):
+            start = e.builder.add(e.builder.add(column, constant(v * e.lanes)), first)
+            lines = [row[v] for row in made]
+            if units == 1:
+                keep(start, constant(0), lines[0], mask if v == len(made[0]) - 1 else None)
+                continue
+            count = e.builder.sub(last, start)
+            lines += [e.zero] * (e.lanes - len(lines))
+            for i, line in enumerate(products.turned(e, lines)):
+                with e.builder.if_then(e.builder.icmp_signed("<", constant(i), count)):
+                    keep(e.builder.add(start, constant(i)), constant(0), line, e.mask(units))
+
+    operands = Operands(dz, 1, units, e.at(x, first), inputs, rows)
+    products.strip(e, operands, units, e.builder.sub(last, first), finish)
+
+
+def _packs(known: Known) -> bool:
+    """Whether dz is copied to panels: its rows lie far apart, and fall into few cache sets."""
+    return (known.units or 0) > TOGETHER // 2 and (known.rows or TOGETHER + 1) <= TOGETHER
+
+
+def _few(lanes: int, known: Known) -> bool:
+    return known.units is not None and known.units < lanes
+
+
+def _emit_column_sums(e, dz, units, rows, columns, to):
+    def keep(column, sums, mask):
+        e.store(sums, e.at(to, column), mask)
+
+    products.column_sums(e, dz, units, rows, columns, keep)
+
+
+def weight_gradient(t: Any, known: Known) -> dict[str, Callable]:
+    """dw = x^T dz; db = sum of dz over the batch"""
+
+    def emit(e, x, dz, dw, rows, inputs, units, first, last, packed):
+        def keep(row, column, numbers, mask):
+            place = e.builder.add(e.builder.mul(row, value(known.units or units)), column)
+            e.store(numbers, e.at(dw, place), mask)
+
+        values = (x, dz, rows, inputs, units, first, last, units)
+        _weight_product(e, known, values, keep, packed)
+
+    product, column_sums = emitted(t, emit), emitted(t, _emit_column_sums)
+    at, given, reals, scratch, share, sizes, VLEN = (
+        t.at, t.given, t.reals, t.scratch, t.share, t.sizes, t.VLEN
+    )  # fmt: skip
+
+    def dense_dw(call, thread, threads):
+        """dw[I, O] = x[B, I]^T dz[B, O]; db[O] = sum of dz over the batch"""
+        rows, inputs, units = sizes(call)[0], sizes(call)[1], sizes(call)[2]
+        x, dz, dw, db = reals(call, 0), reals(call, 1), reals(call, 2), reals(call, 3)
+        first, last = share(inputs, VLEN, thread, threads), share(inputs, VLEN, thread + 1, threads)
+        product((x, dz, dw, rows, inputs, units, first, last, scratch(call)))
+        if given(call, 3):
+            j0, j1 = share(units, VLEN, thread, threads), share(units, VLEN, thread + 1, threads)
+            column_sums((at(dz, j0), units, rows, j1 - j0, at(db, j0)))
+
+    def gram(call, thread, threads):
+        """g = w^T w"""
+        rows, units = sizes(call)[0], sizes(call)[1]
+        w, g = reals(call, 0), reals(call, 1)
+        first, last = share(units, VLEN, thread, threads), share(units, VLEN, thread + 1, threads)
+        product((w, w, g, rows, units, units, first, last, scratch(call)))
+
+    return {"dense_dw": dense_dw} if known.units else {"dense_dw": dense_dw, "gram": gram}
+
+
+# ------------------------------------------------------------------ update
+
+
+def update(t: Any, known: Known) -> dict[str, Callable]:
+    """w, b and their state, updated by x^T dz and sum dz, which are never stored."""
+    rule = known.formula
+    states = len(rule.state) if rule is not None else 4
+    count = 1 + len(rule.parameters) + len(rule.constants) if rule is not None else 0
+    # Whole registers are updated as they come; others are a run of numbers only together.
+    units = known.units or 0
+    in_registers = rule is not None and (
+        units == 1 or units > 4 * t.VLEN or (units > 0 and units % t.VLEN == 0)
+    )
+    numbers_touched = (known.inputs or 0) * units * (1 + states)
+    far = in_registers and numbers_touched * t.BYTES > FAR_BYTES
+
+    def numbers_of(e, numbers, decay, kept):
+        """What the rule needs beside its arrays, as registers."""
+        parameters = _parameters(e, numbers, count)
+        if not known.decays:
+            return parameters, None
+        l2, l1 = _parameters(e, decay, 2)
+        if e.dtype.itemsize == 4:
+            kept = e.builder.fptrunc(kept, e.scalar)
+        return parameters, (l2, l1, e.splat(kept))
+
+    def apply(e, gradient, w, state, place, mask, numbers):
+        parameters, decay = numbers
+        places = [e.at(p, place) for p in (w, *state[:states])]
+        weight, *before = (e.load(p, mask) for p in places)
+        if decay is not None:
+            gradient, weight = _decayed(e, gradient, weight, *decay)
+        found = on_vectors(e, rule, "function", weight, gradient, *before, *parameters)
+        for new, p in zip(found, places, strict=True):
+            e.store(new, p, mask)
+
+    def emit(e, x, dz, w, s0, s1, s2, s3, rows, inputs, units, first, last, width, numbers, decay,
+             kept, out, packed):  # fmt: skip
+        """Rows first to last of the gradient, into ``out`` or straight into the parameters."""
+        state = (s0, s1, s2, s3)
+        if in_registers:
+            made = numbers_of(e, numbers, decay, kept)
+
+        def keep(row, column, gradient, mask):
+            if in_registers:
+                place = e.builder.add(e.builder.mul(row, constant(known.units)), column)
+                apply(e, gradient, w, state, place, mask, made)
+            else:
+                row = e.builder.mul(e.builder.sub(row, first), value(known.units or width))
+                e.store(gradient, e.at(out, e.builder.add(row, column)), mask)
+
+        def fetched(row, column):
+            place = e.builder.add(e.builder.mul(row, constant(known.units)), column)
+            return [e.at(p, place) for p in (w, *state[:states])]
+
+        values = (x, dz, rows, inputs, units, first, last, width)
+        _weight_product(e, known, values, keep, packed, fetched if far else None)
+
+    def emit_rule(e, g, w, s0, s1, s2, s3, at, n, numbers, decay, kept):
+        """The rule over n parameters from position ``at`` on."""
+        made = numbers_of(e, numbers, decay, kept)
+        whole = e.builder.mul(e.builder.sdiv(n, constant(e.lanes)), constant(e.lanes))
+
+        def part(mask):
+            def body(i, _):
+                gradient = e.load(e.at(g, i), mask)
+                apply(e, gradient, w, (s0, s1, s2, s3), e.builder.add(at, i), mask, made)
+                return []
+
+            return body
+
+        e.loop(constant(0), whole, e.lanes, [], part(None))
+        e.loop(whole, n, e.lanes, [], part(e.mask(e.builder.sub(n, whole))))
+
+    def emit_bias(e, dz, w, s0, s1, s2, s3, rows, units, ahead, numbers, decay, kept):
+        """The bias, whose state follows that of the weights."""
+        made, units = numbers_of(e, numbers, decay, kept), known.units or units
+
+        def keep(column, gradient, mask):
+            place = e.builder.add(ahead, column)
+            apply(e, gradient, w, (s0, s1, s2, s3), place, mask, made)
+
+        products.column_sums(e, dz, units, rows, units, keep)
+
+    product, runemitted, update_bias, column_sums = map(
+        partial(emitted, t), (emit, emit_rule, emit_bias, _emit_column_sums)
+    )
+    at, constants, given, reals, scratch, share, sizes, VLEN = (
+        t.at, t.constants, t.given, t.reals, t.scratch, t.share, t.sizes, t.VLEN
+    )  # fmt: skip
+    apply_rule, kept, rule_numbers = rule_over(t, 4), t.kept, t.rule
+    inlined = rule is not None
+
+    def dense_update(call, thread, threads):
+        """w, b and their state, updated by their gradients x^T dz and sum dz"""
+        rows, inputs, units = sizes(call)[0], sizes(call)[1], sizes(call)[2]
+        x, dz, w, b = reals(call, 0), reals(call, 1), reals(call, 2), reals(call, 3)
+        gradient = scratch(call)
+        packed = at(gradient, BLOCK)
+        first, end = share(inputs, VLEN, thread, threads), share(inputs, VLEN, thread + 1, threads)
+        together = units if in_registers else min(units, BLOCK)
+        block = end - first if in_registers else max(BLOCK // together // VLEN * VLEN, 1)
+        while first < end:
+            last = min(first + block, end)
+            low = 0
+            while low < units:
+                width = min(together, units - low)
+                product(
+                    (x, at(dz, low), w, reals(call, 4), reals(call, 5), reals(call, 6),
+                     reals(call, 7), rows, inputs, units, first, last, width, rule_numbers(call),
+                     at(constants(call), 4), kept(call), gradient, packed)
+                )  # fmt: skip
+                if not in_registers:  # whole rows of w, or a part of one
+                    n, place = (last - first) * width, first * units + low
+                    if inlined:
+                        runemitted(
+                            (gradient, w, reals(call, 4), reals(call, 5), reals(call, 6),
+                             reals(call, 7), place, n, rule_numbers(call), at(constants(call), 4),
+                             kept(call))
+                        )  # fmt: skip
+                    else:
+                        apply_rule(call, place, at(w, place), gradient, n, at(constants(call), 4))
+                low += width
+            first = last
+        if not given(call, 3) or thread != 0:
+            return
+        ahead = inputs * units
+        if inlined:
+            update_bias(
+                (dz, at(b, -ahead), reals(call, 4), reals(call, 5), reals(call, 6), reals(call, 7),
+                 rows, units, ahead, rule_numbers(call), at(constants(call), 6), kept(call))
+            )  # fmt: skip
+            return
+        for j in range(0, units, BLOCK):
+            n = min(BLOCK, units - j)
+            column_sums((at(dz, j), units, rows, n, gradient))
+            apply_rule(call, ahead + j, at(b, j), gradient, n, at(constants(call), 6))
+
+    return {"dense_update": dense_update}
+
+
+def _decayed(
+    e: Emitter, gradient: ir.Value, weight: ir.Value, l2: ir.Value, l1: ir.Value, kept: ir.Value
+) -> tuple[ir.Value, ir.Value]:
+    """The gradient with that of the penalties, and the weight that decay leaves."""
+    w, of_l1 = Vector(e, weight), Vector(e, l1)
+    signed = choose(w > 0.0, of_l1, choose(w < 0.0, -of_l1, w))
+    gradient = e.builder.fadd(e.fused(l2, weight, gradient), signed.value)
+    return gradient, e.builder.fmul(weight, kept)
+
+
+def fits(formula: Formula, part: str, dtype: str) -> bool:
+    """Whether a formula, or its derivative, can run on registers."""
+    builder = ir.IRBuilder(
+        ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), []), "f").append_basic_block()
+    )
+    e = Emitter(builder, dtype, 4)
+    function = source.of(formula, part)
+    try:
+        e.apply(function, *[e.zero] * len(function.tree.args.args))
+    except NotOnVectors:
+        return False
+    return True
+
+
+def kernels(t: Any, known: Known | None = None) -> dict[str, Callable]:
+    """Name -> kernel, for any sizes or for what is known of them."""
+    known = known or Known()
+    makers = (forward, input_gradient, weight_gradient, update)
+    return {name: kernel for make in makers for name, kernel in make(t, known).items()}
+
+
+__all__ = ["Known", "fits", "kernels"]

@@ -1,0 +1,327 @@
+"""Normalization.
+
+What sums over the rows of a batch goes by blocks of columns, which threads divide; what sums over
+the numbers of a row goes by rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import columns
+
+COLUMNS = columns.COLUMNS
+SHORTEST = 1e-12  # vectors below this length are divided by it
+
+
+def kernels(t: Any) -> dict[str, Callable]:
+    """Name -> kernel, of the number type that the names ``t`` are of."""
+    by_column = columns.of(t)
+    found = [
+        *_affine(t, by_column), *_over_batches(t, by_column), *_statistics(t), *_over_rows(t),
+        *_to_length_one(t, by_column),
+    ]  # fmt: skip
+    return {f.__name__: f for f in found}
+
+
+def _affine(t: Any, by_column: Any) -> tuple[Callable, ...]:
+    R, VLEN, at, copy, given, local, reals, share, sizes = (
+        t.R, t.VLEN, t.at, t.copy, t.given, t.local, t.reals, t.share, t.sizes
+    )  # fmt: skip
+
+    @t.inline
+    def moved(x, b, u, v, w):
+        return x * u + v
+
+    @t.inline
+    def itself(a, b, u):
+        return a
+
+    move = columns.mapping(t, moved)
+    scale_columns = by_column.scale
+    sums_of_products, sums_of_one = by_column.sums, columns.summing(t, itself)
+
+    def affine(call, thread, threads):
+        """y = scale x + shift, one number of each for a column"""
+        ld = sizes(call)[1]
+        first = share(sizes(call)[0], 1, thread, threads)
+        rows = share(sizes(call)[0], 1, thread + 1, threads) - first
+        scale, shift = local(COLUMNS), local(COLUMNS)
+        j = 0
+        while j < ld:
+            n = min(ld - j, COLUMNS)
+            x, y = at(reals(call, 0), first * ld + j), at(reals(call, 3), first * ld + j)
+            for i in range(n):
+                scale[i], shift[i] = R(1.0), R(0.0)
+            if given(call, 1):
+                copy(at(reals(call, 1), j), scale, n)
+            if given(call, 2):
+                copy(at(reals(call, 2), j), shift, n)
+                move(x, y, x, rows, n, ld, scale, shift, shift)
+            else:
+                scale_columns(x, y, x, rows, n, ld, scale, scale, scale)
+            j += n
+
+    def affine_dw(call, thread, threads):
+        """dscale = sum over the rows of dy x, dshift = sum of dy"""
+        rows, ld = sizes(call)[0], sizes(call)[1]
+        j, stop = share(ld, VLEN, thread, threads), share(ld, VLEN, thread + 1, threads)
+        none = local(COLUMNS)
+        while j < stop:
+            n = min(stop - j, COLUMNS)
+            x, dy = at(reals(call, 0), j), at(reals(call, 1), j)
+            if given(call, 2):
+                sums_of_products(dy, x, none, rows, n, ld, at(reals(call, 2), j))
+            if given(call, 3):
+                sums_of_one(dy, dy, none, rows, n, ld, at(reals(call, 3), j))
+            j += n
+
+    return affine, affine_dw
+
+
+def _over_batches(t: Any, by_column: Any) -> tuple[Callable, ...]:
+    R, VLEN, sqrt = t.R, t.VLEN, t.sqrt
+    at, constants, copy, given, local, reals, share, sizes = (
+        t.at, t.constants, t.copy, t.given, t.local, t.reals, t.share, t.sizes
+    )  # fmt: skip
+
+    @t.inline
+    def difference(a, b, u):
+        return a - u
+
+    @t.inline
+    def centered(x, b, u, v, w):
+        return x - u - v
+
+    @t.inline
+    def standardized(x, b, u, v, w):
+        return (x - u) * w
+
+    @t.inline
+    def adjusted(x, b, u, v, w):
+        return (x - u - b * v) * w
+
+    product_means, scale_columns = by_column.means, by_column.scale
+    difference_means = columns.averaging(t, columns.summing(t, difference))
+    center = columns.mapping(t, centered)
+    adjust, standardize_by = columns.mapping(t, adjusted), columns.mapping(t, standardized)
+
+    @t.inline
+    def inverse_deviations(variance, epsilon, n, to):
+        for i in range(n):
+            to[i] = R(1.0) / sqrt(variance[i] + epsilon)
+
+    def standardize_columns(call, thread, threads):
+        """y = (x - mean) / sqrt(variance + epsilon), with the mean and variance of each column
+
+        Sums are of differences to the first row, and the mean itself is never rounded on the way to
+        y: a large mean costs no digits of the variance.
+        """
+        rows, ld = sizes(call)[0], sizes(call)[1]
+        j, stop = share(ld, VLEN, thread, threads), share(ld, VLEN, thread + 1, threads)
+        epsilon = R(constants(call)[0])
+        first, middle, square, inverse = (
+            local(COLUMNS), local(COLUMNS), local(COLUMNS), local(COLUMNS)
+        )  # fmt: skip
+        while j < stop:
+            n = min(stop - j, COLUMNS)
+            x, y = at(reals(call, 0), j), at(reals(call, 1), j)
+            mean, variance = at(reals(call, 2), j), at(reals(call, 3), j)
+            for i in range(n):
+                first[i] = x[i] if rows > 0 else R(0.0)
+            difference_means(x, x, first, rows, n, ld, middle)
+            center(x, y, x, rows, n, ld, first, middle, middle)
+            product_means(y, y, inverse, rows, n, ld, square)
+            inverse_deviations(square, epsilon, n, inverse)
+            for i in range(n):
+                mean[i], variance[i] = first[i] + middle[i], square[i]
+            scale_columns(y, y, y, rows, n, ld, inverse, inverse, inverse)
+            j += n
+
+    def standardize_columns_grad(call, thread, threads):
+        """dx = (dy - mean of dy - y mean of dy y) / sqrt(variance + epsilon), by columns"""
+        rows, ld = sizes(call)[0], sizes(call)[1]
+        j, stop = share(ld, VLEN, thread, threads), share(ld, VLEN, thread + 1, threads)
+        epsilon = R(constants(call)[0])
+        zero, middle, slope, inverse = (
+            local(COLUMNS), local(COLUMNS), local(COLUMNS), local(COLUMNS)
+        )  # fmt: skip
+        for i in range(COLUMNS):
+            zero[i] = R(0.0)
+        while j < stop:
+            n = min(stop - j, COLUMNS)
+            dy, y, variance = at(reals(call, 0), j), at(reals(call, 1), j), at(reals(call, 2), j)
+            dx = at(reals(call, 3), j)
+            difference_means(dy, dy, zero, rows, n, ld, middle)
+            product_means(dy, y, inverse, rows, n, ld, slope)
+            inverse_deviations(variance, epsilon, n, inverse)
+            adjust(dy, dx, y, rows, n, ld, middle, slope, inverse)
+            j += n
+
+    def standardize(call, thread, threads):
+        """y = (x - mean) / sqrt(variance + epsilon), one mean and variance for a column"""
+        ld = sizes(call)[1]
+        first = share(sizes(call)[0], 1, thread, threads)
+        rows = share(sizes(call)[0], 1, thread + 1, threads) - first
+        epsilon = R(constants(call)[0])
+        inverse, middle = local(COLUMNS), local(COLUMNS)
+        j = 0
+        while j < ld:
+            n = min(ld - j, COLUMNS)
+            x, y = at(reals(call, 0), first * ld + j), at(reals(call, 3), first * ld + j)
+            for i in range(n):
+                middle[i] = R(0.0)
+            if given(call, 1):
+                copy(at(reals(call, 1), j), middle, n)
+            inverse_deviations(at(reals(call, 2), j), epsilon, n, inverse)
+            standardize_by(x, y, x, rows, n, ld, middle, inverse, inverse)
+            j += n
+
+    return standardize_columns, standardize_columns_grad, standardize
+
+
+def _statistics(t: Any) -> tuple[Callable, ...]:
+    R, VLEN, sqrt = t.R, t.VLEN, t.sqrt
+    batch_rows, clipped, constants, reals, share, sizes = (
+        t.batch_rows, t.clipped, t.constants, t.reals, t.share, t.sizes
+    )  # fmt: skip
+
+    def running_statistics(call, thread, threads):
+        """running = momentum running + (1 - momentum) new, with the variance of n - 1 degrees"""
+        mean, variance = reals(call, 0), reals(call, 1)
+        running_mean, running_variance = reals(call, 2), reals(call, 3)
+        new = R(1.0) - R(constants(call)[0])
+        unbiased = R(float(batch_rows(call)) / float(max(batch_rows(call) - 1, 1)))
+        n = sizes(call)[0]
+        for i in range(share(n, VLEN, thread, threads), share(n, VLEN, thread + 1, threads)):
+            running_mean[i] += new * (mean[i] - running_mean[i])
+            running_variance[i] += new * (unbiased * variance[i] - running_variance[i])
+
+    def renormalization(call, thread, threads):
+        """scale = deviation / running deviation, shift = (mean - running mean) / the same"""
+        mean, variance = reals(call, 0), reals(call, 1)
+        running_mean, running_variance = reals(call, 2), reals(call, 3)
+        scale, shift = reals(call, 4), reals(call, 5)
+        epsilon, most, away = R(constants(call)[0]), R(constants(call)[1]), R(constants(call)[2])
+        least = R(1.0) / most
+        n = sizes(call)[0]
+        for i in range(share(n, VLEN, thread, threads), share(n, VLEN, thread + 1, threads)):
+            deviation = sqrt(running_variance[i] + epsilon)
+            scale[i] = clipped(sqrt(variance[i] + epsilon) / deviation, least, most)
+            shift[i] = clipped((mean[i] - running_mean[i]) / deviation, -away, away)
+
+    return running_statistics, renormalization
+
+
+def _over_rows(t: Any) -> tuple[Callable, ...]:
+    R, sqrt = t.R, t.sqrt
+    at, constants, reals, row_dot, row_sum, share, sizes = (
+        t.at, t.constants, t.reals, t.row_dot, t.row_sum, t.share, t.sizes
+    )  # fmt: skip
+
+    @t.in_place_too
+    def adjust_row(dy, dx, y, n, middle, slope, inverse):
+        for i in range(n):
+            dx[i] = (dy[i] - middle - y[i] * slope) * inverse
+
+    def standardize_rows(call, thread, threads):
+        """y = (x - mean) inverse, inverse = 1 / sqrt(variance + epsilon), with those of each row"""
+        rows, n = sizes(call)[0], sizes(call)[1]
+        epsilon = R(constants(call)[0])
+        for r in range(share(rows, 1, thread, threads), share(rows, 1, thread + 1, threads)):
+            x, y = at(reals(call, 0), r * n), at(reals(call, 1), r * n)
+            first = x[0]
+            for i in range(n):
+                y[i] = x[i] - first
+            middle = row_sum(y, n) / R(n)
+            for i in range(n):
+                y[i] -= middle
+            inverse = R(1.0) / sqrt(row_dot(y, y, n) / R(n) + epsilon)
+            for i in range(n):
+                y[i] *= inverse
+            reals(call, 2)[r] = inverse
+
+    def standardize_rows_grad(call, thread, threads):
+        """dx = (dy - mean of dy - y mean of dy y) inverse, by rows"""
+        rows, n = sizes(call)[0], sizes(call)[1]
+        for r in range(share(rows, 1, thread, threads), share(rows, 1, thread + 1, threads)):
+            dy, y = at(reals(call, 0), r * n), at(reals(call, 1), r * n)
+            dx, inverse = at(reals(call, 3), r * n), reals(call, 2)[r]
+            middle, slope = row_sum(dy, n) / R(n), row_dot(dy, y, n) / R(n)
+            adjust_row(dy, dx, y, n, middle, slope, inverse)
+
+    return standardize_rows, standardize_rows_grad
+
+
+def _to_length_one(t: Any, by_column: Any) -> tuple[Callable, ...]:
+    R, VLEN, sqrt = t.R, t.VLEN, t.sqrt
+    at, copy, local, reals, row_dot, share, sizes = (
+        t.at, t.copy, t.local, t.reals, t.row_dot, t.share, t.sizes
+    )  # fmt: skip
+    shortest = R(SHORTEST)
+
+    @t.inline
+    def reduced(x, b, u, v, w):
+        return (x - b * u) * v
+
+    product_sums, scale_columns = by_column.sums, by_column.scale
+    reduce = columns.mapping(t, reduced)
+
+    @t.in_place_too
+    def reduce_row(dy, dx, y, n, slope, inverse):
+        for i in range(n):
+            dx[i] = (dy[i] - y[i] * slope) * inverse
+
+    @t.inline
+    def inverse_length(square):
+        length = sqrt(square)
+        return R(1.0) / (shortest if length < shortest else length)
+
+    def unit_rows(call, thread, threads):
+        """y = x inverse, inverse = 1 / length of the row"""
+        rows, n = sizes(call)[0], sizes(call)[1]
+        for r in range(share(rows, 1, thread, threads), share(rows, 1, thread + 1, threads)):
+            x, y = at(reals(call, 0), r * n), at(reals(call, 1), r * n)
+            inverse = inverse_length(row_dot(x, x, n))
+            for i in range(n):
+                y[i] = x[i] * inverse
+            reals(call, 2)[r] = inverse
+
+    def unit_rows_grad(call, thread, threads):
+        """dx = (dy - y sum of dy y) inverse, by rows"""
+        rows, n = sizes(call)[0], sizes(call)[1]
+        for r in range(share(rows, 1, thread, threads), share(rows, 1, thread + 1, threads)):
+            dy, y = at(reals(call, 0), r * n), at(reals(call, 1), r * n)
+            dx, inverse = at(reals(call, 3), r * n), reals(call, 2)[r]
+            reduce_row(dy, dx, y, n, row_dot(dy, y, n), inverse)
+
+    def unit_columns(call, thread, threads):
+        """u = w inverse, inverse = 1 / length of the column"""
+        rows, ld = sizes(call)[0], sizes(call)[1]
+        j, stop = share(ld, VLEN, thread, threads), share(ld, VLEN, thread + 1, threads)
+        scale = local(COLUMNS)
+        while j < stop:
+            n = min(stop - j, COLUMNS)
+            w, u, inverse = at(reals(call, 0), j), at(reals(call, 1), j), at(reals(call, 2), j)
+            product_sums(w, w, scale, rows, n, ld, scale)
+            for i in range(n):
+                scale[i] = inverse_length(scale[i])
+            copy(scale, inverse, n)
+            scale_columns(w, u, w, rows, n, ld, scale, scale, scale)
+            j += n
+
+    def unit_columns_grad(call, thread, threads):
+        """dw = (du - u sum of du u) inverse, by columns"""
+        rows, ld = sizes(call)[0], sizes(call)[1]
+        j, stop = share(ld, VLEN, thread, threads), share(ld, VLEN, thread + 1, threads)
+        slope, inverse = local(COLUMNS), local(COLUMNS)
+        while j < stop:
+            n = min(stop - j, COLUMNS)
+            du, u, dw = at(reals(call, 0), j), at(reals(call, 1), j), at(reals(call, 3), j)
+            product_sums(du, u, slope, rows, n, ld, slope)
+            copy(at(reals(call, 2), j), inverse, n)
+            reduce(du, dw, u, rows, n, ld, slope, inverse, inverse)
+            j += n
+
+    return unit_rows, unit_rows_grad, unit_columns, unit_columns_grad

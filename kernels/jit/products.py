@@ -1,0 +1,403 @@
+"""Matrix products in registers, with sizes, strides and epilogue that are known beforehand.
+
+``C = finish(A B)`` goes by blocks of rows and panels of columns. A tile keeps its part of C in
+registers over all of k: at each k, numbers of A are broadcast against a few registers of B. Each
+element is summed over k in order whatever the tile, so results depend neither on the number of
+threads nor on how a matrix is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from llvmlite import ir
+
+from .vectors import Emitter, constant
+
+#: A size that may be known when the code is made: a number, else the value at run time.
+Size: TypeAlias = "int | ir.Value"
+
+#: Called with a tile's registers by row, the rows' number, the first column's, and the mask of the
+#: last register (None: whole).
+Finish = Callable[[list[list[ir.Value]], ir.Value, ir.Value, Any], None]
+
+
+@dataclass(frozen=True)
+class Operands:
+    """A and B: where they begin and how far apart their numbers are.
+
+    Row i of A at k lies at ``a[i * a_row + k * a_k]``, column j of B at k at ``b[k * b_k + j]``. If
+    B is ``packed``, its panels of so many registers lie one behind the other. Lines of memory that
+    the end of a tile will touch, ``fetched(row, column)``, are fetched meanwhile.
+    """
+
+    a: ir.Value
+    a_row: Size
+    a_k: Size
+    b: ir.Value
+    b_k: Size
+    k: Size
+    packed: int = 0
+    fetched: Callable[[ir.Value, ir.Value], list[ir.Value]] | None = None
+
+
+def value(n: Size) -> ir.Value:
+    return constant(n) if isinstance(n, int) else n
+
+
+def times(e: Emitter, a: Size, b: Size) -> Size:
+    if isinstance(a, int) and isinstance(b, int):
+        return a * b
+    return e.builder.mul(value(a), value(b))
+
+
+def tile_rows(registers: int, wide: int) -> int:
+    """Rows of a tile that is so many registers wide: the rest hold B and a number of A."""
+    return (registers - 2 - wide) // wide if wide > 1 else registers // 2
+
+
+def panel_registers(e: Emitter) -> int:
+    """Registers of a whole panel."""
+    return 4 if e.registers == 32 else 2
+
+
+def panels_of(e: Emitter, columns: int, packed: int) -> tuple[int, int, list[int]]:
+    """Registers of each panel of columns: how many wide panels come first, how wide they are, and
+    the rest.
+
+    A few panels are nearly equal; of many, or where they are packed, all but the last are whole.
+    """
+    most = packed or panel_registers(e)
+    needed = -(-columns // e.lanes)
+    panels = -(-needed // most)
+    if packed or panels > 4:
+        whole = columns // (most * e.lanes)
+        return whole, most, [needed - whole * most] if needed > whole * most else []
+    return 0, 0, sorted(needed * (i + 1) // panels - needed * i // panels for i in range(panels))
+
+
+def heights(most: int, rows: int | None) -> list[int]:
+    """Heights of tiles, each used while as many rows are left.
+
+    The expected rows go in equal parts; the last two are for any other number.
+    """
+    first, rest = most, 0
+    if rows:
+        first = -(-rows // -(-rows // most))
+        rest = rows % first
+    found = {first, rest, *(h for h in (4, 1) if h < first)} - {0}
+    return sorted(found, reverse=True)
+
+
+def tile(
+    e: Emitter,
+    o: Operands,
+    a: ir.Value,
+    b: ir.Value,
+    rows: int,
+    wide: int,
+    mask: Any,
+    fetched: Callable[[ir.Value], list[ir.Value]] | None = None,
+) -> list[list[ir.Value]]:
+    """The registers of one tile; a and b point to its first row and column."""
+
+    def step(_: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
+        a, b, *sums = carried
+        of_b = [e.load(e.at(b, v * e.lanes), mask if v == wide - 1 else None) for v in range(wide)]
+        made = []
+        for r in range(rows):
+            number = e.splat(e.builder.load(e.at(a, value(times(e, r, o.a_row)))))
+            made += [e.fused(number, of_b[v], sums[r * wide + v]) for v in range(wide)]
+        return [e.at(a, value(o.a_k)), e.at(b, value(o.b_k)), *made]
+
+    carried = [a, b, *[e.zero] * (rows * wide)]
+    done = constant(0)
+    if fetched:
+        count = constant(rows * wide)
+        each = e.builder.sdiv(value(o.k), count)
+
+        def some(register: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            for line in fetched(register):
+                e.prefetch(line)
+            return e.loop(constant(0), each, 1, carried, step)
+
+        carried = e.loop(constant(0), count, 1, carried, some)
+        done = e.builder.mul(each, count)
+    _, _, *sums = e.loop(done, value(o.k), 1, carried, step)
+    return [sums[r * wide : (r + 1) * wide] for r in range(rows)]
+
+
+def multiply(
+    e: Emitter,
+    o: Operands,
+    first: ir.Value,
+    last: ir.Value,
+    columns: Size,
+    finish: Finish,
+    expected: int | None = None,
+) -> None:
+    """Rows ``first`` to ``last`` of the product; ``expected`` is how many they usually are."""
+    known = columns if isinstance(columns, int) else None
+    many, widest, others = (0, 0, [2]) if known is None else panels_of(e, known, o.packed)
+    most = tile_rows(e.registers, max([widest, *others]))
+
+    def panel(row: ir.Value, height: int, column: Size, wide: int, mask: Any) -> None:
+        a = e.at(o.a, value(times(e, row, o.a_row)))
+        b = e.at(
+            o.b, value(times(e, column, o.k) if o.packed else column)
+        )  # column k: whole panels
+
+        def fetched(register: ir.Value) -> list[ir.Value]:
+            r = e.builder.add(row, e.builder.sdiv(register, constant(wide)))
+            v = e.builder.mul(e.builder.srem(register, constant(wide)), constant(e.lanes))
+            return o.fetched(r, e.builder.add(value(column), v)) if o.fetched else []
+
+        made = tile(e, o, a, b, height, wide, mask, fetched if o.fetched else None)
+        finish(made, row, value(column), mask)
+
+    def block(row: ir.Value, height: int) -> None:
+        if known is None:
+            _unknown_columns(e, columns, 2, lambda *p: panel(row, height, *p))
+            return
+
+        def whole(column: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            panel(row, height, column, widest, None)
+            return []
+
+        column = many * widest * e.lanes
+        if many:
+            e.loop(constant(0), constant(column), widest * e.lanes, [], whole)
+        for wide in others:
+            inside = min(known - column, wide * e.lanes) % e.lanes
+            panel(row, height, column, wide, e.mask(inside) if inside else None)
+            column += wide * e.lanes
+
+    def rows_of(height: int) -> Callable[[ir.Value, list[ir.Value]], list[ir.Value]]:
+        def body(row: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            block(row, height)
+            return []
+
+        return body
+
+    at = first
+    for height in heights(most, expected):
+        if height == 1:
+            e.loop(at, last, 1, [], rows_of(1))
+            break
+        whole = e.builder.sdiv(e.builder.sub(last, at), constant(height))
+        stop = e.builder.add(at, e.builder.mul(whole, constant(height)))
+        e.loop(at, stop, height, [], rows_of(height))
+        at = stop
+
+
+def _unknown_columns(
+    e: Emitter, columns: ir.Value, wide: int, panel: Callable[[ir.Value, int, Any], None]
+) -> None:
+    """Whole panels, then the registers that are left, one at a time."""
+    size = wide * e.lanes
+
+    def whole(column: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        panel(column, wide, None)
+        return []
+
+    def rest(column: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        left = e.builder.sub(columns, column)
+        panel(column, 1, e.mask(e.least(left, constant(e.lanes))))
+        return []
+
+    stop = e.builder.mul(e.builder.sdiv(columns, constant(size)), constant(size))
+    e.loop(constant(0), stop, size, [], whole)
+    e.loop(stop, columns, e.lanes, [], rest)
+
+
+def dots(e: Emitter, a: ir.Value, b: ir.Value, k: Size) -> ir.Value:
+    """The sum of a[i] b[i] over k contiguous numbers."""
+    whole = k // e.lanes * e.lanes if isinstance(k, int) else None
+    stop = (
+        value(whole)
+        if whole is not None
+        else e.builder.mul(e.builder.sdiv(value(k), constant(e.lanes)), constant(e.lanes))
+    )
+
+    def step(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+        return [e.fused(e.load(e.at(a, i)), e.load(e.at(b, i)), carried[0])]
+
+    (sums,) = e.loop(constant(0), stop, e.lanes, [e.zero], step)
+    left = k - whole if whole is not None and isinstance(k, int) else None
+    if left != 0:
+        mask = e.mask(left if left is not None else e.builder.sub(value(k), stop))
+        sums = e.fused(e.load(e.at(a, stop), mask), e.load(e.at(b, stop), mask), sums)
+    return e.total(sums)
+
+
+def turned(e: Emitter, lines: list[ir.Value]) -> list[ir.Value]:
+    """As many registers as a register has numbers, transposed.
+
+    Rounds that interleave line j with line j + lanes / 2 transpose a square block.
+    """
+    n = e.lanes
+    low = [lane // 2 + n * (lane % 2) for lane in range(n)]
+    halves = [
+        ir.Constant(ir.VectorType(ir.IntType(32), n), [lane + n // 2 * up for lane in low])
+        for up in (0, 1)
+    ]
+    for _ in range(n.bit_length() - 1):
+        lines = [
+            e.builder.shuffle_vector(lines[r], lines[r + n // 2], half)
+            for r in range(n // 2)
+            for half in halves
+        ]
+    return lines
+
+
+def transpose(e: Emitter, source: ir.Value, ld: Size, rows: Size, k: Size, to: ir.Value,
+              ld_to: Size) -> None:  # fmt: skip
+    """to[i * ld_to + j] = source[j * ld + i] for j < rows and i < k, by square blocks.
+
+    Whole registers are written: ``ld_to`` must have room for whole blocks.
+    """
+    n = e.lanes
+
+    def block(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        def part(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            count = e.least(e.builder.sub(value(k), i), constant(n))
+            inside, last = e.mask(count), e.builder.sub(value(rows), constant(1))
+            lines = []
+            for r in range(n):  # rows that are not there repeat the last one
+                row = e.least(e.builder.add(j, constant(r)), last)
+                place = e.builder.add(e.builder.mul(row, value(ld)), i)
+                lines.append(e.load(e.at(source, place), inside))
+            for r, line in enumerate(turned(e, lines)):
+                with e.builder.if_then(e.builder.icmp_signed("<", constant(r), count)):
+                    place = e.builder.mul(e.builder.add(i, constant(r)), value(ld_to))
+                    e.store(line, e.at(to, e.builder.add(place, j)))
+            return []
+
+        e.loop(constant(0), value(k), n, [], part)
+        return []
+
+    e.loop(constant(0), value(rows), n, [], block)
+
+
+def pack_rows(e: Emitter, source: ir.Value, ld: Size, k: Size, width: Size, to: ir.Value,
+              panel: int) -> None:  # fmt: skip
+    """k rows of source, ``width`` columns of each, as panels of so many columns one behind the
+    other: each row is read in one run."""
+
+    def row(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        start = e.at(source, e.builder.mul(i, value(ld)))
+        line = e.at(to, e.builder.mul(i, constant(panel)))
+
+        def part(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            mask = e.mask(e.least(e.builder.sub(value(width), j), constant(e.lanes)))
+            before = e.builder.mul(e.builder.sdiv(j, constant(panel)), constant(panel))
+            place = e.builder.sub(e.builder.add(e.builder.mul(before, value(k)), j), before)
+            e.store(e.load(e.at(start, j), mask), e.at(line, place))
+            return []
+
+        e.loop(constant(0), value(width), e.lanes, [], part)
+        return []
+
+    e.loop(constant(0), value(k), 1, [], row)
+
+
+def copy_rows(e: Emitter, source: ir.Value, ld: Size, first: ir.Value, last: ir.Value,
+              width: Size, to: ir.Value, ld_to: int) -> None:  # fmt: skip
+    """Rows first to last of source, ``width`` columns of each, to whole registers."""
+
+    def row(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        start = e.at(source, e.builder.mul(i, value(ld)))
+        into = e.at(to, e.builder.mul(e.builder.sub(i, first), constant(ld_to)))
+
+        def part(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            mask = e.mask(e.least(e.builder.sub(value(width), j), constant(e.lanes)))
+            e.store(e.load(e.at(start, j), mask), e.at(into, j))
+            return []
+
+        e.loop(constant(0), value(width), e.lanes, [], part)
+        return []
+
+    e.loop(first, last, 1, [], row)
+
+
+def column_sums(
+    e: Emitter,
+    b: ir.Value,
+    b_k: Size,
+    k: Size,
+    columns: Size,
+    keep: Callable[[ir.Value, ir.Value, Any], None],
+) -> None:
+    """Sums over k rows of b; ``keep(column, sums, mask)`` takes each register of them.
+
+    Rows go to two sums in turn, which hides the latency of an addition.
+    """
+    if columns == 1 and b_k == 1:
+        total = e.splat(total_of(e, b, k))
+        keep(constant(0), total, e.mask(1))
+        return
+
+    def group(column: ir.Value, wide: int, mask: Any) -> None:
+        def load(row: ir.Value, v: int) -> ir.Value:
+            place = e.builder.add(e.builder.mul(row, value(b_k)), column)
+            return e.load(e.at(b, e.builder.add(place, constant(v * e.lanes))),
+                          mask if v == wide - 1 else None)  # fmt: skip
+
+        def two(row: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            after = e.builder.add(row, constant(1))
+            even = [e.builder.fadd(sums[v], load(row, v)) for v in range(wide)]
+            odd = [e.builder.fadd(sums[wide + v], load(after, v)) for v in range(wide)]
+            return even + odd
+
+        def one(row: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            return [e.builder.fadd(sums[v], load(row, v)) for v in range(wide)] + sums[wide:]
+
+        pairs = e.builder.mul(e.builder.sdiv(value(k), constant(2)), constant(2))
+        sums = e.loop(constant(0), pairs, 2, [e.zero] * (2 * wide), two)
+        sums = e.loop(pairs, value(k), 1, sums, one)
+        for v in range(wide):
+            total = e.builder.fadd(sums[v], sums[wide + v])
+            place = e.builder.add(column, constant(v * e.lanes))
+            keep(place, total, mask if v == wide - 1 else None)
+
+    if not isinstance(columns, int):
+        _unknown_columns(e, columns, 4, group)
+        return
+    many, widest, others = panels_of(e, columns, 0)
+    column = many * widest * e.lanes
+
+    def whole(column: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        group(column, widest, None)
+        return []
+
+    if many:
+        e.loop(constant(0), constant(column), widest * e.lanes, [], whole)
+    for wide in others:
+        inside = min(columns - column, wide * e.lanes) % e.lanes
+        group(constant(column), wide, e.mask(inside) if inside else None)
+        column += wide * e.lanes
+
+
+def total_of(e: Emitter, x: ir.Value, n: Size) -> ir.Value:
+    """The sum of n contiguous numbers."""
+    stop = e.builder.mul(e.builder.sdiv(value(n), constant(e.lanes)), constant(e.lanes))
+
+    def step(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+        return [e.builder.fadd(sums[0], e.load(e.at(x, i)))]
+
+    (sums,) = e.loop(constant(0), stop, e.lanes, [e.zero], step)
+    rest = e.load(e.at(x, stop), e.mask(e.builder.sub(value(n), stop)))
+    return e.total(e.builder.fadd(sums, rest))
+
+
+def strip(e: Emitter, o: Operands, rows: int, columns: ir.Value, finish: Finish) -> None:
+    """All of a product of a few rows, which fit into one tile."""
+    wide = 2 if 2 * rows + 3 <= e.registers else 1
+
+    def panel(column: Size, count: int, mask: Any) -> None:
+        made = tile(e, o, o.a, e.at(o.b, value(column)), rows, count, mask)
+        finish(made, constant(0), value(column), mask)
+
+    _unknown_columns(e, columns, wide, panel)
