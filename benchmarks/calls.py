@@ -39,10 +39,13 @@ def bind(
     """
     call = np.zeros(1, executor.CALL)
     contract = OPS[op]
-    call["kernel"] = kernels.kernels[op]
     for i, operand in enumerate(operands):
         call["buffers"][0, i] = 0 if operand is None else operand.ctypes.data
     dims = contract.dims([None if operand is None else operand.shape for operand in operands])
+    given = {
+        o.name for o, array in zip(contract.operands, operands, strict=True) if array is not None
+    }
+    call["kernel"] = kernels.kernel(op, dims, attrs, given, 1)
     for name, values in {
         "sizes": contract.sizes(dims, attrs, Binding()),
         "constants": contract.constants(attrs),

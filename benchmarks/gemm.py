@@ -2,7 +2,8 @@
 
 ``python benchmarks/gemm.py`` checks each product against float64, then times all libraries in turn
 on one thread, and prints GFLOP/s, the share of the measured FMA peak, and our ratio to the better
-of the others. Shapes are those of the networks in `networks.py` (all three forms) and some more.
+of the others. ``fastnn`` are the Cython kernels, ``numba`` those that Numba makes for each product's
+sizes. Shapes are those of the networks in `networks.py` (all three forms) and some more.
 
 Ours is called from its native loop, as in training; NumPy's and PyTorch's from Python, as in
 training with them, so for the smallest products their times hold the cost of a call.
@@ -11,6 +12,7 @@ training with them, so for the smallest products their times hold the cost of a 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import subprocess
@@ -22,12 +24,15 @@ import numpy as np
 
 from fastnn.benchmarks import calls, report
 from fastnn.benchmarks.networks import NETWORKS
-from fastnn.kernels import aot, provider
+from fastnn.kernels import provider
 from fastnn.kernels.aot import executor
+from fastnn.kernels.provider import Provider
 from fastnn.runtime import aligned
 
 #: The three forms, by the op that computes them: result, and operands as (rows, columns).
 FORMS = {"dense": "NN", "dense_dx": "NT", "dense_dw": "TN"}
+#: The largest size of a small product.
+SMALL = 128
 #: Further shapes: batch, inputs, units.
 MORE = ((32, 4, 32), (128, 784, 128), *((n, n, n) for n in (32, 64, 256, 512, 1024)))
 
@@ -63,7 +68,7 @@ class Product:
     def flops(self) -> float:
         return 2.0 * self.batch * self.inputs * self.units
 
-    def ours(self, scratch: np.ndarray) -> Callable[[float], float]:
+    def ours(self, kernels: Provider, scratch: np.ndarray) -> Callable[[float], float]:
         """Our kernel as a function of how long to run it, returning seconds per product."""
         step = np.zeros(1, executor.STEP)
         step["scratch"], step["rows"] = scratch.ctypes.data, self.batch
@@ -72,7 +77,7 @@ class Product:
             "dense_dx": (self.dz, self.w, None, self.out),
             "dense_dw": (self.x, self.dz, self.out, None),
         }[self.op]
-        call = calls.bind(provider.cython("float32"), self.op, operands)
+        call = calls.bind(kernels, self.op, operands)
         call["step"] = step.ctypes.data
         keep = (step, call)
         return lambda seconds: executor.time_kernel(keep[1], seconds)
@@ -91,12 +96,13 @@ def _fill(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def libraries(product: Product, scratch: np.ndarray) -> dict[str, Callable[[float], float]]:
-    """Ours, NumPy and, where it is installed, PyTorch, all writing the product's result."""
+    """Ours of both providers, NumPy and PyTorch, as far as they are installed, all writing the
+    product's result."""
     left, right, out = product.left, product.right, product.out
-    found = {
-        "fastnn": product.ours(scratch),
-        "numpy": calls.repeat(lambda: np.matmul(left, right, out=out)),
-    }
+    found = {"fastnn": product.ours(provider.cython("float32"), scratch)}
+    with contextlib.suppress(ImportError):
+        found["numba"] = product.ours(provider.numba("float32").for_sizes(), scratch)
+    found["numpy"] = calls.repeat(lambda: np.matmul(left, right, out=out))
     try:
         import torch
     except ImportError:
@@ -138,7 +144,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     print(report.describe(mark), flush=True)
     peak = report.fma_peak([1])[1]
     print(f"measured FMA peak of one thread: {peak:.0f} GFLOP/s\n")
-    scratch = aligned(aot.core("float32", aot.choose_isa()).SCRATCH_BYTES)
+    scratch = aligned(max(k.scratch_bytes for k in calls.providers("float32")))
     rows, ratios, entries, wrong = [], [], [], 0
     for product in products():
         measures = libraries(product, scratch)
@@ -156,9 +162,16 @@ def run(argv: Sequence[str] | None = None) -> int:
         rows.append(row)
         ratios.append(ratio)
         entries.append(entry)
-    print(report.table(["product", "FLOPs", *measures, "of peak", "ours / best other"], rows))
-    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-    print(f"\ngeometric mean {mean:.2f}, least {min(ratios):.2f}, over {len(ratios)} products")
+    headings = ["product", "FLOPs", *measures, "of peak", "ours / best other"]
+    headings += ["numba / cython"] * ("numba" in measures)
+    print(report.table(headings, rows))
+    print(f"\nours / best other: {_summed_up(ratios)}")
+    if "numba" in measures:
+        against = [np.median(np.divide(e["seconds"]["fastnn"], e["seconds"]["numba"]))
+                   for e in entries]  # fmt: skip
+        small = [r for r, e in zip(against, entries, strict=True) if max(e["sizes"]) <= SMALL]
+        print(f"numba / cython: {_summed_up(against)}")
+        print(f"numba / cython, all sizes up to {SMALL}: {_summed_up(small)}")
     if options.json:
         report.write_json(
             options.json, {"benchmark": "gemm", "machine": mark, "peak": peak, "rows": entries}
@@ -166,11 +179,16 @@ def run(argv: Sequence[str] | None = None) -> int:
     return wrong
 
 
+def _summed_up(ratios: Sequence[float]) -> str:
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    return f"geometric mean {mean:.2f}, least {min(ratios):.2f}, over {len(ratios)} products"
+
+
 def _summary(product: Product, peak: float) -> tuple[list[str], float, dict]:
     rates = {
         name: product.flops / float(np.median(times)) / 1e9 for name, times in product.times.items()
     }
-    others = [name for name in product.times if name != "fastnn"]
+    others = [name for name in product.times if name not in ("fastnn", "numba")]
     # A ratio per round, so that what disturbs the machine disturbs both sides of it.
     per_round = [
         min(product.times[name][i] for name in others) / ours
@@ -185,7 +203,13 @@ def _summary(product: Product, peak: float) -> tuple[list[str], float, dict]:
         f"{100 * rates['fastnn'] / peak:.0f}%",
         spread,
     ]
-    entry = {"key": [product.name], "flops": product.flops, "seconds": product.times}
+    if "numba" in product.times:
+        against = np.divide(product.times["fastnn"], product.times["numba"])
+        row.append(f"{np.median(against):.2f} ({against.min():.2f}-{against.max():.2f})")
+    sizes = [product.batch, product.inputs, product.units]
+    entry = {
+        "key": [product.name], "flops": product.flops, "sizes": sizes, "seconds": product.times,
+    }  # fmt: skip
     return row, ratio, entry
 
 

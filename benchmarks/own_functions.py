@@ -39,15 +39,16 @@ def pairs() -> dict[str, tuple[Choice, Choice]]:
     def _(x, y):
         return 1 - y * y
 
-    @fnn.custom.optimizer(state=("m", "v"), constants=("c1", "c2"))
-    def own_adam(w, g, m, v, rate, beta1=0.9, beta2=0.999, epsilon=1e-7, c1=1.0, c2=1.0):
+    @fnn.custom.optimizer(state=("m", "v"), constants=("pace", "floor"))
+    def own_adam(w, g, m, v, rate, beta1=0.9, beta2=0.999, epsilon=1e-7, pace=1.0, floor=0.0):
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g * g
-        return w - rate * (m * c1) / (sqrt(v * c2) + epsilon), m, v
+        return w - rate * pace * m / (sqrt(v) + floor), m, v
 
     @own_adam.per_step
     def _(step, beta1, beta2, epsilon):
-        return 1 / (1 - beta1**step), 1 / (1 - beta2**step)
+        root = sqrt(1 - beta2**step)
+        return root / (1 - beta1**step), epsilon * root
 
     sgd = fnn.optimizers.SGD
     return {

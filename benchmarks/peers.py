@@ -72,7 +72,7 @@ class Fastnn(Peer):
             loss=network.loss,
             optimizer=optimizers.Adam(learning_rate=learning_rate, epsilon=EPSILON),
             backend=self.backend,
-            threads=threads if self.backend == "cython" else None,  # NumPy's BLAS has its own
+            threads=None if self.backend == "numpy" else threads,  # NumPy's BLAS has its own
         )
         self.model.build((network.sizes[0],))
         self.model.set_weights(weights)
@@ -86,6 +86,11 @@ class Fastnn(Peer):
 
     def weights(self) -> list[np.ndarray]:
         return self.model.get_weights()
+
+
+class FastnnNumba(Fastnn):
+    name = "fastnn-numba"
+    backend = "numba"
 
 
 class FastnnNumpy(Fastnn):
@@ -418,7 +423,17 @@ class ScikitLearn(Peer):
 
 PEERS: dict[str, type[Peer]] = {
     peer.name: peer
-    for peer in (Fastnn, FastnnNumpy, Numpy, PlainNumpy, PyTorch, PyTorchCompile, Jax, ScikitLearn)
+    for peer in (
+        Fastnn,
+        FastnnNumba,
+        FastnnNumpy,
+        Numpy,
+        PlainNumpy,
+        PyTorch,
+        PyTorchCompile,
+        Jax,
+        ScikitLearn,
+    )  # fmt: skip
 }
 
 

@@ -439,7 +439,7 @@ def _(step, rho, epsilon):
 @optimizer(
     "Kingma & Ba, Adam, ICLR 2015, algorithm 1",
     state=("mean", "mean_square"),
-    constants=("gain1", "gain2", "correction", "square_correction"),
+    constants=("gain1", "gain2", "pace", "floor"),
 )
 def adam(
     w,
@@ -452,20 +452,23 @@ def adam(
     epsilon,
     gain1,
     gain2,
-    correction,
-    square_correction,
+    pace,
+    floor,
 ):
     """m <- beta1 m + (1 - beta1) g; v <- beta2 v + (1 - beta2) g^2;
     w <- w - rate (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon) at update t"""
     m = beta1 * mean + gain1 * g
     v = beta2 * mean_square + gain2 * g * g
-    return w - rate * correction * m / (sqrt(square_correction * v) + epsilon), m, v
+    return w - rate * pace * m / (sqrt(v) + floor), m, v
 
 
 @adam.per_step
 def _(step, beta1, beta2, epsilon):
     # In float32, 1 - 0.999 from a rounded 0.999 is off by 1e-5: it is computed here, in double.
-    return 1.0 - beta1, 1.0 - beta2, 1.0 / (1.0 - beta1**step), 1.0 / (1.0 - beta2**step)
+    # Numerator and denominator are multiplied by the root of 1 - beta2^t: one product less for
+    # each weight (the end of section 2).
+    root = sqrt(1.0 - beta2**step)
+    return 1.0 - beta1, 1.0 - beta2, root / (1.0 - beta1**step), epsilon * root
 
 
 @optimizer(
@@ -508,7 +511,7 @@ def _(step, rho, epsilon):
 @optimizer(
     "Reddi, Kale & Kumar, On the convergence of Adam and beyond, ICLR 2018, algorithm 2",
     state=("mean", "mean_square", "greatest"),
-    constants=("gain1", "gain2", "correction", "square_correction"),
+    constants=("gain1", "gain2", "pace", "floor"),
 )
 def amsgrad(
     w,
@@ -522,20 +525,21 @@ def amsgrad(
     epsilon,
     gain1,
     gain2,
-    correction,
-    square_correction,
+    pace,
+    floor,
 ):
     """m <- beta1 m + (1 - beta1) g; v <- beta2 v + (1 - beta2) g^2; u <- max(u, v);
     w <- w - rate (m / (1 - beta1^t)) / (sqrt(u / (1 - beta2^t)) + epsilon) at update t"""
     m = beta1 * mean + gain1 * g
     v = beta2 * mean_square + gain2 * g * g
     u = v if greatest < v else greatest + 0.0 * v  # NaN of either
-    return w - rate * correction * m / (sqrt(square_correction * u) + epsilon), m, v, u
+    return w - rate * pace * m / (sqrt(u) + floor), m, v, u
 
 
 @amsgrad.per_step
 def _(step, beta1, beta2, epsilon):
-    return 1.0 - beta1, 1.0 - beta2, 1.0 / (1.0 - beta1**step), 1.0 / (1.0 - beta2**step)
+    root = sqrt(1.0 - beta2**step)
+    return 1.0 - beta1, 1.0 - beta2, root / (1.0 - beta1**step), epsilon * root
 
 
 @optimizer(
@@ -561,7 +565,7 @@ def _(step, beta1, beta2, epsilon):
 @optimizer(
     "Dozat, Incorporating Nesterov momentum into Adam, ICLR 2016 workshop",
     state=("mean", "mean_square"),
-    constants=("gain1", "gain2", "ahead", "now", "square_correction"),
+    constants=("gain1", "gain2", "ahead", "now", "floor"),
 )
 def nadam(
     w,
@@ -576,24 +580,25 @@ def nadam(
     gain2,
     ahead,
     now,
-    square_correction,
+    floor,
 ):
     """m <- beta1 m + (1 - beta1) g; v <- beta2 v + (1 - beta2) g^2; w <- w - rate n /
     (sqrt(v / (1 - beta2^t)) + epsilon), n = beta1 m / (1 - beta1^(t + 1)) + (1 - beta1) g /
     (1 - beta1^t) at update t"""
     m = beta1 * mean + gain1 * g
     v = beta2 * mean_square + gain2 * g * g
-    return w - rate * (ahead * m + now * g) / (sqrt(square_correction * v) + epsilon), m, v
+    return w - rate * (ahead * m + now * g) / (sqrt(v) + floor), m, v
 
 
 @nadam.per_step
 def _(step, beta1, beta2, epsilon):
+    root = sqrt(1.0 - beta2**step)
     return (
         1.0 - beta1,
         1.0 - beta2,
-        beta1 / (1.0 - beta1 ** (step + 1.0)),
-        (1.0 - beta1) / (1.0 - beta1**step),
-        1.0 / (1.0 - beta2**step),
+        root * beta1 / (1.0 - beta1 ** (step + 1.0)),
+        root * (1.0 - beta1) / (1.0 - beta1**step),
+        epsilon * root,
     )
 
 

@@ -168,8 +168,11 @@ def test_any_threads_gives_the_same_bits():
     fnn.optimizers.SGD(0.01, weight_decay=0.1), fnn.optimizers.RMSProp(0.01), "adamw",
 ], ids=str)  # fmt: skip
 def test_decay_and_penalties(optimizer):
-    penalty = fnn.regularizers.L1L2(0.01, 0.02)
-    layers = [Dense(16, activation="relu", kernel_regularizer=penalty), Dense(2)]
+    l1, l2 = fnn.regularizers.L1(0.01), fnn.regularizers.L2(0.02)
+    layers = [
+        Dense(16, activation="relu", kernel_regularizer=l1),
+        Dense(2, kernel_regularizer=l2, bias_regularizer=l1),
+    ]
     got, want = (train(layers, optimizer=optimizer, backend=b) for b in ("numba", "numpy"))
     np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
 
@@ -396,7 +399,7 @@ def test_tune_takes_the_faster_kernels_and_keeps_the_choice(measured):
     table = fnn.tune(model, 32)
     chosen = {row[1].split("[")[0]: row[-1] for row in table.rows}
     assert chosen["dense"] == chosen["dense_update"] == "numba" and chosen["gather"] == "cython"
-    assert {row[-1] for row in model.explain(32).rows} == {"numba", "cython"}
+    assert {row[-1].split("/")[0] for row in model.explain(32).rows} == {"numba", "cython"}
     again = built()
     table = fnn.tune(again, 32)
     assert measured[1] == []  # nothing was measured a second time

@@ -45,8 +45,8 @@ def computed(formula: Formula) -> list[str]:
     if formula.constants:  # numbers of the update t, written out
         update = {"step": mathtext.expression("t")}
         local, numbers = mathtext.results(formula.companions["per_step"], update)
-        assert not local
-        new |= zip(formula.constants, numbers, strict=True)
+        written_out = [mathtext.substitute(number, local) for number in numbers]
+        new |= zip(formula.constants, written_out, strict=True)
     local, values = mathtext.results(formula.function, new)
     if formula.kind != "optimizer":
         lines = [f"{name} = {mathtext.text(value)}" for name, value in local.items()]

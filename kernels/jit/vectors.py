@@ -299,8 +299,13 @@ class Emitter:
         of = Vector(self, x)
         root = of * inverse
         better = root + (root * 0.5) * (1.0 - root * inverse)
-        usual = both(of > 0.0, of <= float(np.finfo(np.float32).max))
-        return choose(usual, better, of).value
+        # NaN, the zeros and infinity are their own roots.
+        bits = ir.VectorType(I1, self.lanes)
+        special = self.function(
+            "llvm.x86.avx512.fpclass.ps.512", ir.FunctionType(bits, [self.type, I32])
+        )
+        itself = self.builder.call(special, [x, ir.Constant(I32, 0x0F)])
+        return self.builder.select(itself, x, better.value)
 
     def total(self, x: ir.Value) -> ir.Value:
         """The sum of a register's numbers."""
