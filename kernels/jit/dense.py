@@ -23,12 +23,19 @@ from .vectors import Emitter, NotOnVectors, Vector, choose, constant, emitted
 
 #: Bytes of weights that stay in the second cache: a larger array is packed.
 DIRECT_BYTES = 1 << 19
+#: Bytes of weights that are packed, or transposed, all at once.
+PACKED_BYTES = 1 << 18
 #: Rows of a packed panel, and those of sums from a length on.
 DEPTH, LONG_DEPTH, FAR_DEPTH = 128, 512, 1024
+#: Columns from which A is copied; a copied row, and how many are copied together.
+FAR_COLUMNS, LINE, ROWS = 512, LONG_DEPTH + 16, 256
 #: Bytes of weights and their state from which they are fetched ahead.
 FAR_BYTES = 3 << 19
 #: Columns of an array of weights that are updated together, where they are packed.
 TOGETHER = 512
+#: Columns of x that are copied where its rows lie further apart than this many bytes: their numbers
+#: would fall into the same few cache sets.
+COPIED, PAGE = 96, 2048
 #: Numbers of a gradient that an update rule takes at a time; one row may be more.
 BLOCK = 4096
 
@@ -122,7 +129,11 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
     direct = depth_known == 1 or (
         not form.transposed and both and numbers * t.BYTES <= DIRECT_BYTES
     )
-    simple = direct or (both and columns_known <= size and depth_known <= FAR_DEPTH)
+    simple = direct or (both and numbers * t.BYTES <= PACKED_BYTES)
+    # Where A does not stay in the second cache, a block of it is read for all columns; its rows are
+    # copied, for they lie so far apart that they would fall into few cache sets.
+    far = depth_known >= FAR_DEPTH and columns_known > FAR_COLUMNS
+    copies = far and (known.rows or ROWS + 1) <= ROWS
     # A panel of 64 columns stays in the first cache; of a long sum, C would be read too often.
     together = DEPTH if depth_known < FAR_DEPTH else LONG_DEPTH
 
@@ -134,6 +145,21 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
             start = e.builder.add(e.builder.mul(k, value(columns)), low)
             products.pack_rows(e, e.at(w, start), columns, part, width, packed, size)
 
+    def pack_all(e, w, columns, depth, packed):
+        def one(low: ir.Value, width: int) -> None:
+            to = e.at(packed, e.builder.mul(low, constant(depth)))
+            pack(e, w, columns, depth, low, width, constant(0), depth, to)
+
+        def whole(low: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            one(low, size)
+            return []
+
+        stop = columns // size * size
+        if stop:
+            e.loop(constant(0), constant(stop), size, [], whole)
+        if stop < columns:
+            one(constant(stop), columns - stop)
+
     def places(e, c, made, row, column, mask, columns, finished):
         """Where each register of a tile goes, its mask and sums, and what makes results of them."""
         for r, v, sums, inside in _each(e, made, mask):
@@ -144,11 +170,10 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
 
     def emit_whole(e, a, w, c, columns, depth, first, last, packed, *extra):
         columns, depth = form.columns or columns, form.depth or depth
-        b, b_k = w, columns
+        b, b_k, wide = w, columns, 0
         if not direct:
-            zero = constant(0)
-            pack(e, w, columns, depth, zero, columns, zero, depth, packed)
-            b, b_k = packed, size
+            b, b_k, wide = packed, size, size // e.lanes
+            pack_all(e, w, columns, depth, packed)
         finished = epilogue(e, *extra)
 
         def finish(made, row, column, mask):
@@ -156,8 +181,11 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
             for to, inside, sums, result in found:
                 e.store(result(sums), to, inside)
 
-        operands = Operands(a, depth, 1, b, b_k, depth)
+        operands = Operands(a, depth, 1, b, b_k, depth, wide)
         products.multiply(e, operands, first, last, columns, finish, rows_of_a_thread)
+
+    def emit_copy(e, a, depth, first, last, k, part, to):
+        products.copy_rows(e, e.at(a, k), form.depth or depth, first, last, part, to, LINE)
 
     def emit_panel(e, a, w, c, columns, depth, first, last, low, width, k, part, packed, *extra):
         columns, depth = form.columns or columns, form.depth or depth
@@ -183,10 +211,28 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
                     for (to, inside, _, _), total in zip(found, totals, strict=True):
                         e.store(total, to, inside)
 
-        operands = Operands(e.at(a, k), depth, 1, packed, size, part)
+        if copies:
+            operands = Operands(a, LINE, 1, packed, size, part)
+        else:
+            operands = Operands(e.at(a, k), depth, 1, packed, size, part)
         products.multiply(e, operands, first, last, width, finish, rows_of_a_thread)
 
-    panel, share = emitted(t, emit_panel), t.share
+    panel, copy, share, at = emitted(t, emit_panel), emitted(t, emit_copy), t.share, t.at
+
+    def panels_of_copies(a, w, c, columns, depth, first, last, low, high, packed, extra):
+        copied = at(packed, LONG_DEPTH * size)
+        for top in range(first, last, ROWS):  # once, but for batches larger than is usual
+            bottom = min(top + ROWS, last)
+            for k in range(0, depth, LONG_DEPTH):
+                part = min(LONG_DEPTH, depth - k)
+                copy((a, depth, top, bottom, k, part, copied))
+                rows = at(copied, -top * LINE)
+                for start in range(low, high, size):
+                    width = min(size, high - start)
+                    panel(
+                        (rows, w, c, columns, depth, top, bottom, start, width, k, part, packed,
+                         *extra)
+                    )  # fmt: skip
 
     def panels(a, w, c, columns, depth, first, last, low, high, packed, extra):
         for start in range(low, high, size):
@@ -206,7 +252,8 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
             return 0, rows, low, high
         return share(rows, 4, thread, threads), share(rows, 4, thread + 1, threads), 0, columns
 
-    return _ByWeights(simple, emitted(t, emit_whole), t.inline(panels), t.inline(divided))
+    run = t.inline(panels_of_copies if copies else panels)
+    return _ByWeights(simple, emitted(t, emit_whole), run, t.inline(divided))
 
 
 # ------------------------------------------------------------------ forward
@@ -351,27 +398,54 @@ def _weight_product(
         _of_few_units(e, (x, dz, rows, inputs, units, first, last), keep)
         return
 
-    def part(b: ir.Value, b_k: Size, low: int, width: Size, packed: int) -> None:
+    def rows_of(a, a_k, top, bottom, expected, b, b_k, low, width, packed):
+        """Rows top to bottom, columns low to low + width."""
+
         def finish(made, row, column, mask):
             for r, v, total, inside in _each(e, made, mask):
-                at = e.builder.add(column, constant(low + v * e.lanes))
+                at = e.builder.add(e.builder.add(column, low), constant(v * e.lanes))
                 keep(e.builder.add(row, constant(r)), at, total, inside)
 
         def ahead(row, column):
-            return fetched(row, e.builder.add(column, constant(low))) if fetched else []
+            return fetched(row, e.builder.add(column, low)) if fetched else []
 
-        operands = Operands(x, 1, inputs, b, b_k, rows, packed, ahead if fetched else None)
-        products.multiply(e, operands, first, last, width, finish, known.of_a_thread(known.inputs))
+        operands = Operands(a, 1, a_k, b, b_k, rows, packed, ahead if fetched else None)
+        products.multiply(e, operands, top, bottom, width, finish, expected)
 
     if not _packs(known):
-        part(dz, units, 0, width, 0)
+        expected = known.of_a_thread(known.inputs)
+        rows_of(x, inputs, first, last, expected, dz, units, constant(0), width, 0)
         return
     wide = products.panel_registers(e)
     size = wide * e.lanes
-    for low in range(0, units, TOGETHER):
-        width = min(TOGETHER, units - low)
+    copied = e.at(scratch, TOGETHER * TOGETHER)
+
+    def columns_of(low: ir.Value, width: int) -> None:
         products.pack_rows(e, e.at(dz, low), units, rows, width, scratch, size)
-        part(scratch, size, low, width, wide)
+        if inputs * e.dtype.itemsize < PAGE:
+            expected = known.of_a_thread(known.inputs)
+            rows_of(x, inputs, first, last, expected, scratch, size, low, width, wide)
+            return
+
+        def some(top: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            count = e.least(e.builder.sub(last, top), constant(COPIED))
+            products.pack_rows(e, e.at(x, top), inputs, rows, count, copied, COPIED)
+            a = e.at(copied, e.builder.neg(top))
+            bottom = e.builder.add(top, count)
+            rows_of(a, COPIED, top, bottom, COPIED, scratch, size, low, width, wide)
+            return []
+
+        e.loop(first, last, COPIED, [], some)
+
+    def together(low: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        columns_of(low, TOGETHER)
+        return []
+
+    whole = units // TOGETHER * TOGETHER
+    if whole:
+        e.loop(constant(0), constant(whole), TOGETHER, [], together)
+    if whole < units:
+        columns_of(constant(whole), units - whole)
 
 
 def _of_few_units(

@@ -150,9 +150,14 @@ def multiply(
         )  # column k: whole panels
 
         def fetched(register: ir.Value) -> list[ir.Value]:
-            r = e.builder.add(row, e.builder.sdiv(register, constant(wide)))
+            # Of the next tile: of the next panel, or of the next rows.
+            after = e.builder.add(value(column), constant(wide * e.lanes))
+            more = e.builder.icmp_signed("<", after, value(columns))
+            r = e.builder.select(more, row, e.builder.add(row, constant(height)))
+            r = e.builder.add(r, e.builder.sdiv(register, constant(wide)))
+            c = e.builder.select(more, after, constant(0))
             v = e.builder.mul(e.builder.srem(register, constant(wide)), constant(e.lanes))
-            return o.fetched(r, e.builder.add(value(column), v)) if o.fetched else []
+            return o.fetched(r, e.builder.add(c, v)) if o.fetched else []
 
         made = tile(e, o, a, b, height, wide, mask, fetched if o.fetched else None)
         finish(made, row, value(column), mask)
