@@ -2,8 +2,8 @@
 
 ``python benchmarks/gemm.py`` checks each product against float64, then times all libraries in turn
 on one thread, and prints GFLOP/s, the share of the measured FMA peak, and our ratio to the better
-of the others. ``fastnn`` are the Cython kernels, ``numba`` those that Numba makes for each product's
-sizes. Shapes are those of the networks in `networks.py` (all three forms) and some more.
+of the others. ``fastnn`` are the Cython kernels, ``numba`` those that Numba makes for the sizes at
+hand. Shapes are those of the networks in `networks.py` (all three forms) and some more.
 
 Ours is called from its native loop, as in training; NumPy's and PyTorch's from Python, as in
 training with them, so for the smallest products their times hold the cost of a call.

@@ -421,20 +421,9 @@ class ScikitLearn(Peer):
         return [array.copy() for pair in pairs for array in pair]
 
 
-PEERS: dict[str, type[Peer]] = {
-    peer.name: peer
-    for peer in (
-        Fastnn,
-        FastnnNumba,
-        FastnnNumpy,
-        Numpy,
-        PlainNumpy,
-        PyTorch,
-        PyTorchCompile,
-        Jax,
-        ScikitLearn,
-    )  # fmt: skip
-}
+_OURS = (Fastnn, FastnnNumba, FastnnNumpy, Numpy, PlainNumpy)
+_OTHERS = (PyTorch, PyTorchCompile, Jax, ScikitLearn)
+PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (*_OURS, *_OTHERS)}
 
 
 class Worker:

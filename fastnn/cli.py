@@ -15,6 +15,7 @@ import numpy as np
 from . import __version__, checks, layers, machine, optimizers, tabular
 from .compiler import Program, available_threads
 from .model import DTYPES, Sequential
+from .runtime import BACKENDS
 from .tabular import Task
 from .training import NonFiniteLoss
 
@@ -93,7 +94,7 @@ def _add_train_options(train: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="N",
         help="of the split, the initial weights, shuffling and dropout (default: 0)")  # fmt: skip
     add = train.add_argument_group("execution").add_argument
-    add("--backend", default="auto", metavar="NAME", help="cython, numpy, auto (default: auto)")
+    add("--backend", default="auto", metavar="NAME", help=f"{', '.join(BACKENDS)} (default: auto)")
     add("--threads", type=int, metavar="N", help="(default: as many as are estimated to help)")
     add("--dtype", default="float32", choices=DTYPES, help="(default: float32)")
     output = train.add_argument_group("output").add_mutually_exclusive_group()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
@@ -90,14 +91,17 @@ class Order:
 
 
 class Runner:
-    """What runners share; ``progress`` holds the next step, also when a run was interrupted, and
-    ``providers`` says for each call where its kernel comes from."""
+    """What runners share; ``progress`` holds the next step, also when a run was interrupted."""
 
     name: str
-    providers: list[str]
     program: Program
     state: State
     progress: np.ndarray
+
+    @property
+    def providers(self) -> list[str]:
+        """Where the kernel of each call comes from."""
+        return [self.name] * len(self.program.nodes)
 
     def gradients(self) -> np.ndarray:
         """The flat gradients of the last step (with several shards, of the first)."""
@@ -144,7 +148,6 @@ class NumpyRunner(Runner):
 
     def __init__(self, program: Program, state: State) -> None:
         self.program, self.state = program, state
-        self.providers = [self.name] * len(program.nodes)
         self._gradients = np.zeros(program.gradients, program.dtype)
         self._arena = aligned(program.plan.arena_bytes)
         self._results = aligned(program.plan.rows_bytes)
@@ -311,12 +314,17 @@ class NativeRunner(Runner):
         self._tables: dict[int, np.ndarray] = {}
         self.progress = np.zeros(1, np.int64)
         #: Of each call, the kernel's address and the name of its provider.
-        self.kernels = [self._kernel(node, kernels) for node in program.nodes]
-        self.providers = [kernels.name] * len(program.nodes)
+        self._chosen = {
+            i: (self._kernel(node, kernels), kernels.name) for i, node in enumerate(program.nodes)
+        }
         self._arrived: dict[int, int] | Exception = {}
         self._others = others
         if others:
             self._take_others()
+
+    @property
+    def providers(self) -> list[str]:
+        return [name for _, name in self._chosen.values()]
 
     def ready_table(self, rows: int) -> np.ndarray:
         """The calls for a batch, over made-up data, after one step: for measuring each."""
@@ -348,7 +356,7 @@ class NativeRunner(Runner):
             threading.Thread(target=self._compile, args=(late,), daemon=True).start()
 
     def _take(self, i: int, kernel: int) -> None:
-        self.kernels[i], self.providers[i] = kernel, self._others[i].name
+        self._chosen[i] = kernel, self._others[i].name
         for table in self._tables.values():
             table["kernel"][:, i] = kernel
 
@@ -402,7 +410,7 @@ class NativeRunner(Runner):
                 first = rows * shard // self._shards
                 span = rows * (shard + 1) // self._shards - first
                 table[thread]["step"] = self._steps.ctypes.data + thread * self._steps.itemsize
-                table[thread]["kernel"] = self.kernels
+                table[thread]["kernel"] = [kernel for kernel, _ in self._chosen.values()]
                 for call, node in zip(table[thread], self.program.nodes, strict=True):
                     self._bind(call, node, shard, first, span)
             self._tables[rows] = table
@@ -470,6 +478,26 @@ class NativeRunner(Runner):
     ) -> tuple[int, int]:
         if self._arrived:
             self._take_arrived()
+        with blas_threads("blas" in self.providers):
+            return self._run(
+                feeds, totals, rows=rows, batch=batch, first=first, last=last, order=order,
+                seconds=seconds, times=times, update=update,
+            )  # fmt: skip
+
+    def _run(
+        self,
+        feeds: Feeds,
+        totals: np.ndarray,
+        *,
+        rows: int,
+        batch: int,
+        first: int,
+        last: int,
+        order: Order | None,
+        seconds: float,
+        times: np.ndarray | None,
+        update: bool,
+    ) -> tuple[int, int]:
         full = self.table(min(batch, rows))
         partial = self.table(rows % batch or min(batch, rows))
         self._feed(full, feeds)
@@ -500,6 +528,21 @@ class NativeRunner(Runner):
         )
 
 
+def blas_threads(limited: bool) -> AbstractContextManager[Any]:
+    """One thread for BLAS meanwhile: the program has threads of its own.
+
+    Raises
+    ------
+    ImportError
+        threadpoolctl is missing.
+    """
+    if not limited:
+        return nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, user_api="blas")
+
+
 def make_runner(
     program: Program, state: State, backend: str, choices: Mapping[str, str] | None = None
 ) -> Runner:
@@ -509,13 +552,13 @@ def make_runner(
     """
     if backend == "numpy":
         return NumpyRunner(program, state)
-    if backend == "numba":
-        runner = NativeRunner(program, state, provider.numba(program.dtype).for_sizes())
+    if backend != "cython":
+        runner = NativeRunner(program, state, provider.BY_NAME[backend](program.dtype))
         runner.table(program.batch)  # everything is compiled now
         return runner
     signatures = enumerate(signature(node, program) for node in program.nodes)
     others = {
-        i: provider.BY_NAME[choices[name]](program.dtype).for_sizes()
+        i: provider.BY_NAME[choices[name]](program.dtype)
         for i, name in signatures
         if choices and choices.get(name, "cython") != "cython"
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import tempfile
@@ -12,16 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import checks
+from .compiler import Program
 from .kernels import jit
 from .kernels.aot import executor
 from .report import Table, call_title, operand_shapes
-from .runtime import NativeRunner, signature
+from .runtime import NativeRunner, blas_threads, signature
 
 if TYPE_CHECKING:
     from .model import Model
 
-#: What is measured in turn.
-CANDIDATES = ("cython", "numba")
+#: What is measured in turn: the first is what runs without tuning.
+CANDIDATES = ("cython", "numba", "blas")
 #: Turns of each candidate, and seconds of a turn.
 ROUNDS, SECONDS = 7, 0.002
 #: Seconds that all the measuring takes at most.
@@ -32,6 +34,9 @@ LEAST_GAIN = 0.03
 
 def tune(model: Model, batch_size: int = 32, *, again: bool = False) -> Table:
     """Measure, for each call of a model's training step, whose kernel is the fastest here.
+
+    Candidates are the kernels of Cython and of Numba, and for products on one thread SciPy's BLAS,
+    if SciPy and threadpoolctl are installed.
 
     From then on the model runs with these kernels, until it is compiled again; ``explain`` shows
     them. The choice is kept on disk, for this processor and these versions, and is taken from there
@@ -76,9 +81,10 @@ def tune(model: Model, batch_size: int = 32, *, again: bool = False) -> Table:
             f"model: expected one compiled with backend='auto', got {model.asked_backend!r}"
         )
     jit.require("fnn.tune")
-    runners = model.candidates(size, CANDIDATES)
+    program = model.candidates(size, CANDIDATES[:1])[CANDIDATES[0]].program
+    usable = [name for name in CANDIDATES if name != "blas" or _blas_fits(program)]
+    runners = model.candidates(size, usable)
     known = {} if again else load()
-    program = runners["cython"].program
     names = [signature(node, program) for node in program.nodes]
     wanted = [i for i, name in enumerate(names) if name not in known]
     times = _measure(runners, size, wanted)
@@ -86,7 +92,13 @@ def tune(model: Model, batch_size: int = 32, *, again: bool = False) -> Table:
         known[names[i]] = _best(measured)
     save(known)
     model.choose({name: known[name] for name in names})
-    return _table(runners["cython"], names, known, times)
+    return _table(program, names, known, times)
+
+
+def _blas_fits(program: Program) -> bool:
+    """Whether BLAS is there to be limited to one thread, which is all that the program has."""
+    found = all(importlib.util.find_spec(name) for name in ("scipy", "threadpoolctl"))
+    return found and program.split.threads == 1
 
 
 def _best(times: Mapping[str, float]) -> str:
@@ -101,25 +113,29 @@ def _measure(
     """Seconds of each call by provider: the least of some turns."""
     tables = {name: runner.ready_table(batch) for name, runner in runners.items()}
     found: dict[int, dict[str, float]] = {}
+    program = runners[CANDIDATES[0]].program
     end = time.perf_counter() + MOST_SECONDS
     rounds = ROUNDS
-    for i in calls:
-        if time.perf_counter() > end:
-            rounds = 2
-        turns: dict[str, list[float]] = {name: [] for name in tables}
-        for _ in range(rounds):
-            for name, table in tables.items():
-                turns[name].append(executor.time_kernel(table[0, i : i + 1], SECONDS))
-        found[i] = {name: min(seconds) for name, seconds in turns.items()}
+    with blas_threads("blas" in runners):
+        for i in calls:
+            if time.perf_counter() > end:
+                rounds = 2
+            turns: dict[str, list[float]] = {name: [] for name in tables}
+            for _ in range(rounds):
+                for name, table in tables.items():
+                    if name != "blas" or program.nodes[i].op.name in jit.BLAS_OPS:
+                        turns[name].append(executor.time_kernel(table[0, i : i + 1], SECONDS))
+            found[i] = {name: min(seconds) for name, seconds in turns.items() if seconds}
     return found
 
 
 def _table(
-    runner: NativeRunner, names: list[str], known: Mapping[str, str], times: Mapping[int, Any]
+    program: Program, names: list[str], known: Mapping[str, str], times: Mapping[int, Any]
 ) -> Table:
     rows = []
-    for i, node in enumerate(runner.program.nodes):
-        measured = [times[i][c] * 1e6 if i in times else None for c in CANDIDATES]
+    for i, node in enumerate(program.nodes):
+        found = times.get(i, {})
+        measured = [found[c] * 1e6 if c in found else None for c in CANDIDATES]
         rows.append((i, call_title(node), operand_shapes(node), *measured, known[names[i]]))
     headings = ("#", "call", "shape", *(f"{name}, us" for name in CANDIDATES), "choice")
     return Table(headings, rows)

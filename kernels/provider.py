@@ -30,14 +30,15 @@ class Provider:
     scratch_bytes: int
     core: Any
     makes_special: bool = False
+    by_blas: bool = False
 
     def kernel(
         self, op: str, dims: Mapping[str, int], attrs: Mapping[str, Any], given: Set[str],
         threads: int,
     ) -> int:  # fmt: skip
         """Address of the kernel for calls that usually have these dimensions and operands."""
-        made = None
-        if self.makes_special:
+        made = jit.blas_kernel(op, self.dtype) if self.by_blas else None
+        if made is None and self.makes_special:
             made = jit.special_kernel(op, self.dtype, dims, attrs, given, threads)
         return made if made is not None else self.kernels[op]
 
@@ -74,5 +75,9 @@ def numba(dtype: str) -> Provider:
     return Provider("numba", dtype, jit.Kernels(dtype), jit.FormulaLoops(dtype), scratch, core)
 
 
-#: Providers by the name that a user gives.
-BY_NAME = {"cython": cython, "numba": numba}
+#: Makers of providers for a model, by name. Products by BLAS are a candidate of `fnn.tune` only.
+BY_NAME = {
+    "cython": cython,
+    "numba": lambda dtype: numba(dtype).for_sizes(),
+    "blas": lambda dtype: replace(numba(dtype), name="blas", by_blas=True),
+}

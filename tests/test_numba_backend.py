@@ -456,9 +456,35 @@ def test_choices_that_cannot_be_read_are_measured_again(measured):
 def test_tune_measures_for_real(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTNN_CACHE", str(tmp_path))
     table = fnn.tune(built(), 32)
-    for _, _, _, cython, numba, choice in table.rows:
+    for _, call, _, cython, numba, blas, choice in table.rows:
         assert 0 < cython < 1e5 and 0 < numba < 1e5
-        assert choice == "cython" or numba < cython
+        assert (blas is not None) == (call.split("[")[0] in jit.BLAS_OPS)
+        assert choice == "cython" or {"numba": numba, "blas": blas}[choice] < cython
+
+
+@pytest.mark.parametrize("dtype", op_cases.DTYPES)
+@pytest.mark.parametrize("name", jit.BLAS_OPS)
+def test_products_by_blas_compute_the_op(name, dtype):
+    pytest.importorskip("scipy")
+    numba = provider.numba(dtype)
+    kernels = {**dict.fromkeys(OPS, 0), name: jit.blas_kernel(name, dtype)}
+    made = op_cases.Kernels(dataclasses.replace(numba, kernels=kernels), dtype)
+    for case in op_cases.cases(OPS[name], made):
+        op_cases.check_definition(made, case)
+
+
+def test_a_model_runs_on_blas_where_that_was_chosen(measured, monkeypatch):
+    pytest.importorskip("threadpoolctl")
+    X, y = data(2)
+    plain, tuned = built(), built()
+    monkeypatch.setattr(
+        tuning, "_best", lambda times: "blas" if times["numba"] < 2e-6 else "cython"
+    )
+    fnn.tune(tuned, 32)
+    providers = tuned._runner("train", tuned._example(32), 32).providers
+    assert "blas" in providers
+    losses = [m.fit(X, y, epochs=5, verbose=0).history["loss"] for m in (plain, tuned)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_tune_wants_a_model_of_backend_auto():

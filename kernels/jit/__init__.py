@@ -25,6 +25,9 @@ OLDEST = (0, 60)
 #: Numbers of working memory that a thread needs for the largest kernel.
 SCRATCH = 1 << 19
 
+#: Ops that BLAS can compute.
+BLAS_OPS = ("dense", "dense_dx", "dense_dw")
+
 #: Rows of a product beyond which the shape of its tiles no longer depends on them.
 MANY_ROWS = 256
 
@@ -155,6 +158,28 @@ class Kernels(Mapping[str, int]):
 
     def __len__(self) -> int:
         return len(OPS)
+
+
+def blas_kernel(name: str, dtype: str) -> int | None:
+    """Address of the kernel that calls SciPy's BLAS; None for ops that are no products.
+
+    Raises
+    ------
+    ImportError
+        SciPy is missing.
+    """
+    if name not in BLAS_OPS:
+        return None
+    from . import compiled
+
+    compiled.provide_blas()
+
+    def compile() -> Any:
+        from . import blas, names
+
+        return _compiled(blas.kernels_of(names.of(dtype))[name])
+
+    return _address(f"{dtype} {name} by BLAS", compile)
 
 
 def special_kernel(

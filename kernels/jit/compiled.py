@@ -33,6 +33,9 @@ Listener = Callable[[str, float, bool], None]
 #: What reports an exception: no function of ours raises any.
 _REPORTING = ("numba_gil_ensure", "numba_gil_release")
 
+#: Functions that are given to the code in each process begin so.
+_PROVIDED = "fastnn_"
+
 #: Directories of other versions and processors that stay.
 KEPT = 8
 
@@ -185,7 +188,9 @@ def _missing(made: Any) -> list[str]:
     return [
         name
         for name in declared
-        if not name.startswith("llvm.") and name not in _REPORTING and not hasattr(process, name)
+        if not name.startswith(("llvm.", _PROVIDED))
+        and name not in _REPORTING
+        and not hasattr(process, name)
     ]
 
 
@@ -222,6 +227,25 @@ def _read(name: str) -> int | None:
     if hashlib.sha256(code).hexdigest() != digest:  # half a file, say: it is written anew
         return None
     return _load(symbol, code)
+
+
+@cache
+def provide_blas() -> None:
+    """Give code the addresses of SciPy's ``sgemm`` and ``dgemm``, which differ between processes.
+
+    Raises
+    ------
+    ImportError
+        SciPy is missing.
+    """
+    from scipy.linalg import cython_blas
+
+    pointer, name = ctypes.pythonapi.PyCapsule_GetPointer, ctypes.pythonapi.PyCapsule_GetName
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    name.restype, name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    for routine in ("sgemm", "dgemm"):
+        capsule = cython_blas.__pyx_capi__[routine]
+        llvm.add_symbol(_PROVIDED + routine, pointer(capsule, name(capsule)))
 
 
 def _load(symbol: str, code: bytes) -> int:

@@ -24,17 +24,8 @@ def kernels(t: Any) -> dict[str, Callable]:
 
 
 def _helpers(t: Any) -> Any:
-    R, VLEN, CHUNK = t.R, t.VLEN, t.CHUNK
+    R = t.R
     batch_rows, row_weight = t.batch_rows, t.row_weight
-
-    @t.inline
-    def rows_at_once(columns):
-        """How many narrow rows are worked on in one loop, from a multiple of VLEN on.
-
-        The compiler may contract a b - c d one way in a loop's vectors and the other way in its
-        tail: where a number lies in a vector must not depend on the threads.
-        """
-        return max(CHUNK // columns // VLEN * VLEN, 1)
 
     @t.inline
     def gradient_scale(call, r):
@@ -49,9 +40,7 @@ def _helpers(t: Any) -> Any:
                 best = i
         return best
 
-    return SimpleNamespace(
-        rows_at_once=rows_at_once, gradient_scale=gradient_scale, first_largest=first_largest
-    )
+    return SimpleNamespace(gradient_scale=gradient_scale, first_largest=first_largest)
 
 
 def _by_number(t: Any, own: Any) -> dict[str, Callable]:
@@ -65,7 +54,7 @@ def _by_number(t: Any, own: Any) -> dict[str, Callable]:
     )  # fmt: skip
     log, reals, row_sum = t.log, t.reals, t.row_sum
     row_weight, run_loss, share, sizes = t.row_weight, t.run_loss, t.share, t.sizes
-    gradient_scale, rows_at_once = own.gradient_scale, own.rows_at_once
+    gradient_scale, rows_at_once = own.gradient_scale, t.rows_at_once
 
     @t.inline
     def one_hot(labels, n, columns, first, width, to):

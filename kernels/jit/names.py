@@ -247,7 +247,6 @@ def _local(type_: Any) -> Any:
 
 local_doubles = _local(types.float64)
 local_words = _local(types.uint32)
-as_words = _reinterpret(types.uint32)
 as_labels = _reinterpret(types.int32)
 as_floats = _reinterpret(types.float32)
 as_doubles = _reinterpret(types.float64)
@@ -351,7 +350,6 @@ def of(dtype: str) -> Any:
         "rows_at_once": rows_at_once,
         "row_weight": row_weight,
         "reals": _operand(number),
-        "as_reals": cast,
         "view_reals": _reinterpret(number),
         "local": _local(number),
         "local_addresses": _local(types.uintp),
