@@ -85,6 +85,49 @@ def test_products_of_all_shapes(name, sizes, dtype):
         check(made, case)
 
 
+NARROWER = {"avx2": ("avx512",), "sse": ("avx", "fma", "f16c", "vaes", "vpclmulqdq", "xop")}
+
+PRODUCTS = """
+import sys
+sys.path.insert(0, "tests")
+import op_cases, test_numba_backend as t
+from fastnn.kernels import provider
+from fastnn.kernels.op import OPS
+assert provider.numba("float32").core.VECTOR_BYTES == int(sys.argv[1])
+ran = 0
+for dtype in op_cases.DTYPES:
+    kernels = op_cases.Kernels(provider.numba(dtype), dtype)
+    for name in ("dense", "dense_dx", "dense_update", "softmax_cross_entropy", "gather"):
+        for case in op_cases.cases(OPS[name], kernels)[1::9]:
+            for made in (kernels, t.special(kernels, case)):
+                if made is not None:
+                    op_cases.check_definition(made, case)
+                    op_cases.check_threads(made, case)
+                    ran += 1
+print(ran)
+"""
+
+
+@pytest.mark.parametrize("level", NARROWER)
+def test_narrower_registers(level):
+    """What is emitted for AVX-512 is tested above; here for processors with less."""
+    without = NARROWER[level]
+    if os.uname().machine not in ("x86_64", "AMD64"):
+        pytest.skip("needs an x86-64 processor")
+    _, features = compiled.processor()
+    narrowed = ",".join(
+        f"-{f[1:]}" if f[1:].startswith(without) else f for f in features.split(",")
+    )
+    width = {"avx2": 32, "sse": 16}[level]
+    process = subprocess.run(
+        [sys.executable, "-c", PRODUCTS, str(width)], text=True, capture_output=True,
+        env={**os.environ, "NUMBA_CPU_FEATURES": narrowed, "FASTNN_CACHE": ""},
+        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) > 50
+
+
 def test_every_formula_of_ours_runs_on_registers():
     """None falls back on one number at a time."""
     for kind, part in (("activation", "function"), ("activation", "derivative"),

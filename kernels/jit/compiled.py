@@ -84,14 +84,21 @@ def home() -> Path | None:
     return Path(base).expanduser() / "fastnn" / "jit"
 
 
-@cache
 def processor() -> tuple[str, str]:
-    """Name and features of this processor, as LLVM knows them."""
+    """Name and features that Numba compiles for: this processor's, unless its own variables
+    ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` name others."""
+    name, features = _host()
+    chosen = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
+    return chosen[0] or name, features if chosen[1] is None else chosen[1]
+
+
+@cache
+def _host() -> tuple[str, str]:
     return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
 
 
 def vector_bytes() -> int:
-    """Width of a vector register of this processor."""
+    """Width of a vector register."""
     features = processor()[1].split(",")
     return 64 if "+avx512f" in features else 32 if "+avx2" in features else 16
 
