@@ -137,8 +137,9 @@ class Model:
         self._runners: dict[Any, Runner] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: without what points to native memory and is made on demand."""
-        return self.__dict__ | {"_runners": {}}
+        """For copies and pickles: without what points to native memory and is made on demand, and
+        without what was measured on this machine."""
+        return self.__dict__ | {"_runners": {}, "_choices": {}}
 
     # ------------------------------------------------------------------ building and compiling
 
@@ -229,7 +230,8 @@ class Model:
         dtype
             ``"float32"`` or ``"float64"``.
         deterministic
-            Results are the same, bit for bit, from run to run at a fixed number of threads.
+            Results are the same, bit for bit, from run to run at a fixed number of threads (of a
+            tuned model: once all its kernels are compiled).
             ``"any-threads"`` makes them the same for every number of threads: threads then share
             each op and never divide the rows of a batch, which is slower for small layers.
         verbose

@@ -7,6 +7,7 @@ flat parameters and the optimizer's state belong to the model and are only refer
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -317,7 +318,7 @@ class NativeRunner(Runner):
         self._chosen = {
             i: (self._kernel(node, kernels), kernels.name) for i, node in enumerate(program.nodes)
         }
-        self._arrived: dict[int, int] | Exception = {}
+        self._arrived: dict[int, int] = {}
         self._others = others
         if others:
             self._take_others()
@@ -352,8 +353,8 @@ class NativeRunner(Runner):
                     self._take(i, self._kernel(self.program.nodes[i], other))
             except compiled.NotCompiled:
                 late.append(i)
-        if late:
-            threading.Thread(target=self._compile, args=(late,), daemon=True).start()
+        if late:  # no daemon: the compiler must not be stopped in the middle
+            threading.Thread(target=self._compile, args=(late,)).start()
 
     def _take(self, i: int, kernel: int) -> None:
         self._chosen[i] = kernel, self._others[i].name
@@ -364,15 +365,12 @@ class NativeRunner(Runner):
         try:
             nodes = self.program.nodes
             self._arrived = {i: self._kernel(nodes[i], self._others[i]) for i in calls}
-        except Exception as error:  # raised where the kernels are missed
-            self._arrived = error
+        except Exception as error:  # training goes on as it is
+            warnings.warn(f"kernels that were chosen cannot be compiled: {error}", stacklevel=1)
 
     def _take_arrived(self) -> None:
         """Take what has been compiled meanwhile: between runs, where no thread is in a kernel."""
-        arrived = self._arrived
-        if isinstance(arrived, Exception):
-            raise arrived
-        for i, kernel in arrived.items():
+        for i, kernel in self._arrived.items():
             self._take(i, kernel)
         self._arrived = {}
 
@@ -528,19 +526,47 @@ class NativeRunner(Runner):
         )
 
 
-def blas_threads(limited: bool) -> AbstractContextManager[Any]:
-    """One thread for BLAS meanwhile: the program has threads of its own.
+class _OneBlasThread:
+    """One thread for BLAS in this process while anybody is within: programs have their own threads.
+
+    The first to enter sets it and the last to leave sets back what was there.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._within = 0
+        self._limits: Any = None
+        self._controller: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._within == 0:
+                if self._controller is None:
+                    from threadpoolctl import ThreadpoolController
+
+                    self._controller = ThreadpoolController()
+                self._limits = self._controller.limit(limits=1, user_api="blas")
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if self._within == 0:
+                self._limits.restore_original_limits()
+
+
+_one_blas_thread = _OneBlasThread()
+
+
+def blas_threads(limited: bool) -> AbstractContextManager[None]:
+    """One thread for BLAS meanwhile, if it takes part.
 
     Raises
     ------
     ImportError
         threadpoolctl is missing.
     """
-    if not limited:
-        return nullcontext()
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1, user_api="blas")
+    return _one_blas_thread if limited else nullcontext()
 
 
 def make_runner(
@@ -570,8 +596,8 @@ def signature(node: Node, program: Program) -> str:
     shapes = ["x".join("B" if n == BATCH else str(n) for n in t.shape) if t is not None else "-"
               for t in node.operands]  # fmt: skip
     function = node.attrs.get("function", "identity")
-    threads = program.split.threads if program.split.mode == "split" else 1
-    return f"{node.op.name}[{function}] {' '.join(shapes)} {program.dtype} by {threads}"
+    way = f"{program.dtype} {program.split.mode} {program.split.threads}"
+    return f"{node.op.name}[{function}] {' '.join(shapes)} {way}"
 
 
 def most_threads(backend: str) -> int:

@@ -41,10 +41,12 @@ def tune(model: Model, batch_size: int = 32, *, again: bool = False) -> Table:
     From then on the model runs with these kernels, until it is compiled again; ``explain`` shows
     them. The choice is kept on disk, for this processor and these versions, and is taken from there
     the next time. Models that are not tuned run on the Cython kernels alone, so their results do
-    not depend on what was measured: other kernels round otherwise.
+    not depend on what was measured: other kernels round otherwise. Copies and pickles of a tuned
+    model are not tuned.
 
     A batch of another size uses the same choice. Kernels that would have to be compiled for it are
-    compiled while training goes on with Cython's.
+    compiled while training goes on with Cython's, and are taken as soon as they are there: in that
+    run, the last bits of a result depend on when that was.
 
     Parameters
     ----------
@@ -63,7 +65,7 @@ def tune(model: Model, batch_size: int = 32, *, again: bool = False) -> Table:
     Raises
     ------
     ValueError
-        The model was compiled for one backend.
+        The model was compiled for one backend, or with ``deterministic="any-threads"``.
     ImportError
         Numba is missing or too old.
 
@@ -80,11 +82,17 @@ def tune(model: Model, batch_size: int = 32, *, again: bool = False) -> Table:
         raise ValueError(
             f"model: expected one compiled with backend='auto', got {model.asked_backend!r}"
         )
+    if model.deterministic == "any-threads":
+        raise ValueError(
+            "model: other kernels round otherwise, and which are chosen depends on the threads; "
+            "expected one compiled without deterministic='any-threads'"
+        )
     jit.require("fnn.tune")
     program = model.candidates(size, CANDIDATES[:1])[CANDIDATES[0]].program
     usable = [name for name in CANDIDATES if name != "blas" or _blas_fits(program)]
     runners = model.candidates(size, usable)
-    known = {} if again else load()
+    stored = {} if again else load()
+    known = {name: choice for name, choice in stored.items() if choice in usable}
     names = [signature(node, program) for node in program.nodes]
     wanted = [i for i, name in enumerate(names) if name not in known]
     times = _measure(runners, size, wanted)

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ import pytest
 pytest.importorskip("numba")
 
 import fastnn as fnn
-from fastnn import tuning
+from fastnn import runtime, tuning
 from fastnn.kernels import jit, provider
 from fastnn.kernels.formula import FORMULAS
 from fastnn.kernels.jit import compiled, dense
@@ -66,6 +67,7 @@ def test_kernels_made_for_sizes_compute_the_op(name, dtype):
 #: Sizes at which a product changes its ways: packed panels, several of them, long sums, few units.
 SIZES = [
     (64, 40, 1), (33, 50, 15), (5, 1100, 64), (37, 70, 129), (70, 130, 1100), (19, 600, 300),
+    (5, 2, 12288), (3, 1, 40000), (3, 5000, 2), (600, 20, 300), (6, 1050, 600),
 ]  # fmt: skip
 
 
@@ -121,7 +123,7 @@ def test_narrower_registers(level):
     width = {"avx2": 32, "sse": 16}[level]
     process = subprocess.run(
         [sys.executable, "-c", PRODUCTS, str(width)], text=True, capture_output=True,
-        env={**os.environ, "NUMBA_CPU_FEATURES": narrowed, "FASTNN_CACHE": ""},
+        env={**os.environ, "NUMBA_CPU_FEATURES": narrowed, "FASTNN_JIT_CACHE": ""},
         cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
@@ -152,6 +154,49 @@ def test_a_formula_with_library_functions_runs_over_rows():
     ]
     fnn.custom.forget("wavy")
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_truth_values_are_numbers_in_formulas():
+    """Comparisons may be multiplied, added and returned, on every backend."""
+
+    @fnn.custom.activation
+    def gated(x):
+        return (x > 0) * x + 0.1 * x * (x < 0) + 0.01 * ((0.5 * (x > -1) + (x > 1)) > 1.2)
+
+    @gated.derivative
+    def _(x, y):
+        return (y > 0) + 0.1 * (y < 0)
+
+    @fnn.custom.optimizer
+    def by_sign(w, g, rate):
+        return w - rate * ((g > 0) - 1.0 * (g < 0))
+
+    options = {"optimizer": by_sign(0.01)}
+    layers = [Dense(40, activation="gated"), Dense(2)]
+    got, want = (train(layers, backend=backend, **options) for backend in ("numba", "numpy"))
+    for name in ("gated", "by_sign"):
+        fnn.custom.forget(name)
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-4)
+
+
+def test_rules_that_take_one_number_at_a_time():
+    """They run over parts of the gradient: of wide layers too."""
+
+    @fnn.custom.optimizer
+    def stepwise(w, g, rate):
+        step = rate * g
+        if step > 0.01:
+            step = 0.01
+        return w - step
+
+    assert not dense.fits(FORMULAS["optimizer"]["stepwise"], "function", "float32")
+    for units in (300, 5000):
+        layers = [Dense(units, activation="tanh"), Dense(2)]
+        options = {"optimizer": stepwise(0.01), "epochs": 2}
+        got, want = (train(layers, backend=backend, **options) for backend in ("numba", "cython"))
+        np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
+        np.testing.assert_allclose(got[1][0], want[1][0], atol=1e-6)
+    fnn.custom.forget("stepwise")
 
 
 # ------------------------------------------------------------------ whole models
@@ -263,7 +308,7 @@ print(json.dumps({"loss": loss, "compiled": heard.count(False), "loaded": heard.
 
 
 def start(cache, **environment):
-    environment = {**os.environ, "FASTNN_CACHE": str(cache), **environment}
+    environment = {**os.environ, "FASTNN_JIT_CACHE": str(cache), **environment}
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM], env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -322,7 +367,7 @@ def test_without_a_place_for_it_everything_is_compiled(tmp_path):
 @pytest.mark.parametrize("part", ["_sources", "_versions", "processor"])
 def test_code_is_never_stale(part, monkeypatch, tmp_path):
     """Other sources, packages or processors have another place."""
-    monkeypatch.setenv("FASTNN_CACHE", str(tmp_path))
+    monkeypatch.setenv("FASTNN_JIT_CACHE", str(tmp_path))
     before = compiled.fingerprint()
     value = getattr(compiled, part)()
     other = f"{value}!" if isinstance(value, str) else (*value[:-1], f"{value[-1]}!")
@@ -345,19 +390,23 @@ def test_settings_of_numba_have_a_place_of_their_own(monkeypatch):
 
 
 def test_old_versions_make_room(tmp_path, monkeypatch):
-    for i in range(compiled.KEPT + 3):
-        (tmp_path / f"version{i}").mkdir()
-        os.utime(tmp_path / f"version{i}", (i, i))
-    compiled._write(tmp_path / "new" / "entry.o", "symbol", b"code")
+    (tmp_path / "somebody's").mkdir()
+    (tmp_path / "somebody's" / "file").write_text("")
+    names = [f"{i:020x}" for i in range(compiled.KEPT + 4)]
+    for i, name in enumerate(names[:-1]):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (i, i))
+    compiled._write(tmp_path / names[-1] / "entry.o", "symbol", b"code")
     left = {path.name for path in tmp_path.iterdir()}
-    assert len(left) == compiled.KEPT and "new" in left and "version0" not in left
+    assert left == {"somebody's", *names[-compiled.KEPT :]}  # what is not ours stays
+    assert (tmp_path / "somebody's" / "file").exists()
 
 
 # ------------------------------------------------------------------ threads and processes
 
 
 def test_two_threads_compile_and_train_at_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTNN_CACHE", str(tmp_path))
+    monkeypatch.setenv("FASTNN_JIT_CACHE", str(tmp_path))
     found = {}
 
     def run(units):
@@ -398,7 +447,7 @@ def test_a_forked_child_trains_on_and_compiles():
 
 
 def test_verbose_says_what_is_compiled(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("FASTNN_CACHE", str(tmp_path))
+    monkeypatch.setenv("FASTNN_JIT_CACHE", str(tmp_path))
     train([Dense(27, activation="relu"), Dense(2)], backend="numba", verbose=1)
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("numba: float32 dense 32x12x27") for line in lines)
@@ -416,7 +465,7 @@ def test_explain_names_the_provider():
 @pytest.fixture
 def measured(tmp_path, monkeypatch):
     """Measurements in which Numba wins all products, and a cache of their own."""
-    monkeypatch.setenv("FASTNN_CACHE", str(tmp_path))
+    monkeypatch.setenv("FASTNN_JIT_CACHE", str(tmp_path))
     calls = []
 
     def measure(runners, batch, wanted):
@@ -474,7 +523,7 @@ def test_training_starts_on_cython_while_kernels_are_compiled(measured, tmp_path
     plain, tuned = built(), built()
     fnn.tune(tuned, 32)
     monkeypatch.setattr(compiled, "_addresses", {})  # as in a new process
-    monkeypatch.setenv("FASTNN_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("FASTNN_JIT_CACHE", str(tmp_path / "empty"))
     runner = tuned._runner("train", tuned._example(48), 48)
     assert {name.split("/")[0] for name in runner.providers} == {"cython"}
     losses, deadline = [], time.monotonic() + 120
@@ -487,6 +536,46 @@ def test_training_starts_on_cython_while_kernels_are_compiled(measured, tmp_path
     assert losses[-1] == pytest.approx(want[-1], rel=0.05)
 
 
+def test_a_copy_of_a_tuned_model_is_not_tuned(measured):
+    model = built()
+    fnn.tune(model, 32)
+    copied = pickle.loads(pickle.dumps(model))
+    assert {row[-1].split("/")[0] for row in copied.explain(32).rows} == {"cython"}
+
+
+def test_a_failed_compilation_is_a_warning(measured, monkeypatch):
+    X, y = data(2)
+    model = built()
+    fnn.tune(model, 32)
+    runner = model._runner("train", model._example(32), 32)
+
+    def broken(node, kernels):
+        raise ValueError("broken")
+
+    monkeypatch.setattr(runner, "_kernel", broken)
+    with pytest.warns(UserWarning, match="cannot be compiled: broken"):
+        runner._compile([4])
+    model.fit(X, y, batch_size=32, verbose=0)
+
+
+def test_blas_gets_its_threads_back():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def threads():
+        return [lib["num_threads"] for lib in threadpoolctl.threadpool_info()
+                if lib["user_api"] == "blas"]  # fmt: skip
+
+    before = threads()
+    first, second = runtime.blas_threads(True), runtime.blas_threads(True)
+    first.__enter__()
+    second.__enter__()
+    assert set(threads()) == {1}
+    first.__exit__(None, None, None)  # they overlap
+    assert set(threads()) == {1}
+    second.__exit__(None, None, None)
+    assert threads() == before
+
+
 def test_choices_that_cannot_be_read_are_measured_again(measured):
     fnn.tune(built(), 32)
     tuning._file().write_text("{")
@@ -497,7 +586,7 @@ def test_choices_that_cannot_be_read_are_measured_again(measured):
 
 
 def test_tune_measures_for_real(tmp_path, monkeypatch):
-    monkeypatch.setenv("FASTNN_CACHE", str(tmp_path))
+    monkeypatch.setenv("FASTNN_JIT_CACHE", str(tmp_path))
     table = fnn.tune(built(), 32)
     for _, call, _, cython, numba, blas, choice in table.rows:
         assert 0 < cython < 1e5 and 0 < numba < 1e5
@@ -533,5 +622,7 @@ def test_a_model_runs_on_blas_where_that_was_chosen(measured, monkeypatch):
 def test_tune_wants_a_model_of_backend_auto():
     with pytest.raises(ValueError, match="model: expected one compiled with backend='auto', got"):
         fnn.tune(built(backend="cython"))
+    with pytest.raises(ValueError, match="deterministic='any-threads'"):
+        fnn.tune(built(deterministic="any-threads"))
     with pytest.raises(RuntimeError, match="not compiled"):
         fnn.tune(fnn.Sequential([fnn.Input((2,)), Dense(1)]))

@@ -6,7 +6,7 @@
 
 /* The executor is compiled for the oldest processors: here the compiler makes versions for newer
  * ones too, and the right one is chosen when the module is loaded. */
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define FASTNN_VERSIONS __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define FASTNN_VERSIONS

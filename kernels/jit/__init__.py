@@ -28,8 +28,12 @@ SCRATCH = 1 << 19
 #: Ops that BLAS can compute.
 BLAS_OPS = ("dense", "dense_dx", "dense_dw")
 
-#: Rows of a product beyond which the shape of its tiles no longer depends on them.
-MANY_ROWS = 256
+#: Rows of a product beyond which the shape of its tiles no longer depends on them, and up to which
+#: each number has a kernel of its own; between the two they go by steps.
+MANY_ROWS, FEW_ROWS, STEP = 256, 32, 32
+
+#: Rows up to which the gradient by a wide layer's output is packed.
+PACKED_ROWS = 512
 
 
 class Unavailable(ImportError, RuntimeError):
@@ -228,13 +232,21 @@ def _few_classes(dtype: str, classes: int, weighted: bool, gradient: bool) -> in
     return _address(f"{dtype} cross-entropy of {classes} {weighted} {gradient}", compile)
 
 
+def _usual_rows(name: str, rows: int) -> int:
+    """Rows that a kernel is made for: it serves any number, so a few kernels serve all batches."""
+    if name in ("dense_dw", "dense_update"):  # only whether the batch can be packed matters
+        return PACKED_ROWS + (rows > PACKED_ROWS)
+    if rows <= FEW_ROWS:
+        return rows
+    return min(-(-rows // STEP) * STEP, MANY_ROWS)
+
+
 def _dense(
     name: str, dtype: str, dims: Mapping[str, int], attrs: Mapping[str, Any], threads: int
 ) -> int:
     rows, inputs, units = (dims[d] for d in "BIO")
     update = name == "dense_update"
-    forward = name in ("dense", "dense_dx")
-    rows = min(rows, MANY_ROWS) if forward else rows
+    rows = _usual_rows(name, rows)
     kind = OPS[name].formula
     function = attrs.get("function", "identity")
     formula = FORMULAS[kind][function] if kind and function != "identity" else None

@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import importlib.metadata
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -33,6 +34,15 @@ Listener = Callable[[str, float, bool], None]
 #: What reports an exception: no function of ours raises any.
 _REPORTING = ("numba_gil_ensure", "numba_gil_release")
 
+#: Settings of Numba that change the code.
+_SETTINGS = (
+    "CPU_FEATURES", "CPU_NAME", "DEBUGINFO", "DISABLE_INTEL_SVML", "ENABLE_AVX", "LOOP_VECTORIZE",
+    "OPT", "SLP_VECTORIZE",
+)  # fmt: skip
+
+#: Name of a directory: a fingerprint.
+_OURS = re.compile("[0-9a-f]{20}")
+
 #: Functions that are given to the code in each process begin so.
 _PROVIDED = "fastnn_"
 
@@ -41,20 +51,23 @@ KEPT = 8
 
 _lock = threading.RLock()
 _this_thread = threading.local()
+_addresses: dict[str, int] = {}
+_alive: list[Any] = []
+_listeners: list[Listener] = []
 
 
 def _unlock_in_child() -> None:
-    """Another thread may have been compiling when this process was forked."""
     global _lock
     _lock = threading.RLock()
 
 
+# No thread is compiling while a process is forked: the child would wait for it for ever.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_unlock_in_child)
-
-_addresses: dict[str, int] = {}
-_alive: list[Any] = []
-_listeners: list[Listener] = []
+    os.register_at_fork(
+        before=lambda: _lock.acquire(),
+        after_in_parent=lambda: _lock.release(),
+        after_in_child=_unlock_in_child,
+    )
 
 
 @contextmanager
@@ -68,28 +81,34 @@ def heard(listener: Listener) -> Iterator[None]:
 
 
 def home() -> Path | None:
-    """Where compiled code is kept: ``FASTNN_CACHE``, or the user's directory for such things.
+    """Where compiled code is kept: ``FASTNN_JIT_CACHE``, or the user's directory for such things.
 
-    None where ``FASTNN_CACHE`` is empty: then nothing is kept.
+    None where the variable is empty, or where no such directory is known: then nothing is kept.
     """
-    wanted = os.environ.get("FASTNN_CACHE")
+    wanted = os.environ.get("FASTNN_JIT_CACHE")
     if wanted is not None:
-        return Path(wanted).expanduser() if wanted else None
+        return Path(wanted) if wanted else None
     if sys.platform == "darwin":
         base = "~/Library/Caches"
     elif sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA", "~")
     else:
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "fastnn" / "jit"
+    try:
+        return Path(base).expanduser() / "fastnn" / "jit"
+    except RuntimeError:  # a user without a home
+        return None
 
 
 def processor() -> tuple[str, str]:
     """Name and features that Numba compiles for: this processor's, unless its own variables
-    ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` name others."""
+    ``NUMBA_CPU_NAME``, ``NUMBA_CPU_FEATURES`` and ``NUMBA_ENABLE_AVX`` say otherwise."""
     name, features = _host()
-    chosen = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
-    return chosen[0] or name, features if chosen[1] is None else chosen[1]
+    chosen = os.environ.get("NUMBA_CPU_NAME")
+    features = os.environ.get("NUMBA_CPU_FEATURES", "" if chosen else features)
+    if os.environ.get("NUMBA_ENABLE_AVX") == "0":
+        features = ",".join(f for f in features.split(",") if not f.startswith("+avx"))
+    return chosen or name, features
 
 
 @cache
@@ -99,8 +118,10 @@ def _host() -> tuple[str, str]:
 
 def vector_bytes() -> int:
     """Width of a vector register."""
-    features = processor()[1].split(",")
-    return 64 if "+avx512f" in features else 32 if "+avx2" in features else 16
+    features = set(processor()[1].split(","))
+    if {"+avx512f", "+avx512dq"} <= features:
+        return 64
+    return 32 if "+avx2" in features else 16
 
 
 @cache
@@ -125,7 +146,7 @@ def _sources() -> str:
 
 def fingerprint() -> str:
     """Digest of all that compiled code depends on beside its own name."""
-    settings = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
+    settings = [(name, os.environ.get(f"NUMBA_{name}")) for name in _SETTINGS]
     parts = [
         _sources(),
         *_versions(),
@@ -157,13 +178,13 @@ def function(name: str, compile: Callable[[], Any]) -> int:
     """
     if name in _addresses:
         return _addresses[name]
+    if getattr(_this_thread, "loads_only", False) and not _is_kept(name):
+        raise NotCompiled(name)  # without waiting for what is being compiled
     with _lock:
         if name not in _addresses:
             start = time.perf_counter()
             address = _read(name)
             found = address is not None
-            if address is None and getattr(_this_thread, "loads_only", False):
-                raise NotCompiled(name)
             _addresses[name] = address if address is not None else _make(name, compile)
             for listener in _listeners:
                 listener(name, time.perf_counter() - start, found)
@@ -175,6 +196,11 @@ def _file(name: str) -> Path | None:
     if base is None:
         return None
     return base / fingerprint() / f"{hashlib.sha256(name.encode()).hexdigest()[:40]}.o"
+
+
+def _is_kept(name: str) -> bool:
+    file = _file(name)
+    return file is not None and file.exists()
 
 
 def _make(name: str, compile: Callable[[], Any]) -> int:
@@ -190,14 +216,14 @@ def _make(name: str, compile: Callable[[], Any]) -> int:
 
 def _missing(made: Any) -> list[str]:
     """Functions that the code calls and that another process, without Numba, would not have."""
-    process = ctypes.CDLL(None)
+    process = ctypes.CDLL(None) if os.name == "posix" else None
     declared = (f.name for f in made._library._final_module.functions if f.is_declaration)
     return [
         name
         for name in declared
         if not name.startswith(("llvm.", _PROVIDED))
         and name not in _REPORTING
-        and not hasattr(process, name)
+        and (name.startswith("__svml") or not hasattr(process, name))
     ]
 
 
@@ -217,9 +243,10 @@ def _write(file: Path, symbol: str, code: bytes) -> None:
 
 
 def _make_room(base: Path) -> None:
-    """Remove the directories that were longest not written to, all but a few."""
+    """Remove those of our directories that were longest not written to, all but a few."""
     if base.exists():
-        known = sorted(base.iterdir(), key=lambda d: d.stat().st_mtime)
+        ours = (d for d in base.iterdir() if _OURS.fullmatch(d.name) and not d.is_symlink())
+        known = sorted((d for d in ours if d.is_dir()), key=lambda d: d.stat().st_mtime)
         for old in known[: max(len(known) - KEPT + 1, 0)]:
             shutil.rmtree(old, ignore_errors=True)
 

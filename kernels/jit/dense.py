@@ -16,7 +16,7 @@ from numba.core import cgutils
 
 from .. import source
 from ..formula import Formula
-from . import products
+from . import PACKED_ROWS, products
 from .products import Operands, Size, value
 from .update import rule_over
 from .vectors import Emitter, NotOnVectors, Vector, choose, constant, emitted
@@ -129,7 +129,8 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
     direct = depth_known == 1 or (
         not form.transposed and both and numbers * t.BYTES <= DIRECT_BYTES
     )
-    simple = direct or (both and numbers * t.BYTES <= PACKED_BYTES)
+    padded = -(-columns_known // size) * size * depth_known  # whole panels are written
+    simple = direct or (both and padded * t.BYTES <= PACKED_BYTES)
     # Where A does not stay in the second cache, a block of it is read for all columns; its rows are
     # copied, for they lie so far apart that they would fall into few cache sets.
     far = depth_known >= FAR_DEPTH and columns_known > FAR_COLUMNS
@@ -390,10 +391,11 @@ def _weight_product(
 ) -> None:
     """Rows first to last of x^T dz; ``keep(row, column, numbers, mask)`` takes each register.
 
-    ``width`` is the number of columns that are asked for, where the units are not known.
+    ``width`` is how many of its columns are made, from the first of ``dz`` on: all of them where it
+    is a number, or where ``dz`` is packed.
     """
     x, dz, rows, inputs, units, first, last, width = values
-    inputs, units, width = known.inputs or inputs, known.units or units, known.units or width
+    inputs, units = known.inputs or inputs, known.units or units
     if _few(e.lanes, known):
         _of_few_units(e, (x, dz, rows, inputs, units, first, last), keep)
         return
@@ -412,13 +414,13 @@ def _weight_product(
         operands = Operands(a, 1, a_k, b, b_k, rows, packed, ahead if fetched else None)
         products.multiply(e, operands, top, bottom, width, finish, expected)
 
-    if not _packs(known):
+    if not (isinstance(width, int) and _packs(known)):
         expected = known.of_a_thread(known.inputs)
         rows_of(x, inputs, first, last, expected, dz, units, constant(0), width, 0)
         return
     wide = products.panel_registers(e)
     size = wide * e.lanes
-    copied = e.at(scratch, TOGETHER * TOGETHER)
+    copied = e.at(scratch, TOGETHER * PACKED_ROWS)
 
     def columns_of(low: ir.Value, width: int) -> None:
         products.pack_rows(e, e.at(dz, low), units, rows, width, scratch, size)
@@ -474,7 +476,7 @@ def _of_few_units(
 
 def _packs(known: Known) -> bool:
     """Whether dz is copied to panels: its rows lie far apart, and fall into few cache sets."""
-    return (known.units or 0) > TOGETHER // 2 and (known.rows or TOGETHER + 1) <= TOGETHER
+    return (known.units or 0) > TOGETHER // 2 and (known.rows or PACKED_ROWS + 1) <= PACKED_ROWS
 
 
 def _few(lanes: int, known: Known) -> bool:
@@ -496,7 +498,7 @@ def weight_gradient(t: Any, known: Known) -> dict[str, Callable]:
             place = e.builder.add(e.builder.mul(row, value(known.units or units)), column)
             e.store(numbers, e.at(dw, place), mask)
 
-        values = (x, dz, rows, inputs, units, first, last, units)
+        values = (x, dz, rows, inputs, units, first, last, known.units or units)
         _weight_product(e, known, values, keep, packed)
 
     product, column_sums = emitted(t, emit), emitted(t, _emit_column_sums)
@@ -572,14 +574,15 @@ def update(t: Any, known: Known) -> dict[str, Callable]:
                 place = e.builder.add(e.builder.mul(row, constant(known.units)), column)
                 apply(e, gradient, w, state, place, mask, made)
             else:
-                row = e.builder.mul(e.builder.sub(row, first), value(known.units or width))
+                row = e.builder.mul(e.builder.sub(row, first), width)
                 e.store(gradient, e.at(out, e.builder.add(row, column)), mask)
 
         def fetched(row, column):
             place = e.builder.add(e.builder.mul(row, constant(known.units)), column)
             return [e.at(p, place) for p in (w, *state[:states])]
 
-        values = (x, dz, rows, inputs, units, first, last, width)
+        made_at_once = known.units if in_registers else width
+        values = (x, dz, rows, inputs, units, first, last, made_at_once)
         _weight_product(e, known, values, keep, packed, fetched if far else None)
 
     def emit_rule(e, g, w, s0, s1, s2, s3, at, n, numbers, decay, kept):
@@ -683,10 +686,10 @@ def fits(formula: Formula, part: str, dtype: str) -> bool:
     e = Emitter(builder, dtype, 4)
     function = source.of(formula, part)
     try:
-        e.apply(function, *[e.zero] * len(function.tree.args.args))
-    except NotOnVectors:
+        results = e.apply(function, *[e.zero] * len(function.tree.args.args))
+    except (NotOnVectors, TypeError, ValueError):  # it runs on one number at a time
         return False
-    return True
+    return all(result.type == e.type for result in results)
 
 
 def kernels(t: Any, known: Known | None = None) -> dict[str, Callable]:

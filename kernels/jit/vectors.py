@@ -65,14 +65,25 @@ class Vector:
     def real(self) -> bool:
         return not isinstance(self.value.type.element, ir.IntType)
 
+    @property
+    def truth(self) -> bool:
+        return self.value.type.element == I1
+
+    @property
+    def number(self) -> Vector:
+        """Itself; of truth values ones and zeros, which is what they are in arithmetic."""
+        if not self.truth:
+            return self
+        return Vector(self.emitter, self.emitter.builder.uitofp(self.value, self.emitter.type))
+
     def _with(self, other: Any, real: str, whole: str, swap: bool = False) -> Vector:
-        builder = self.emitter.builder
-        sides = [self.value, self.emitter.like(other, self).value]
+        builder, own = self.emitter.builder, self.number
+        sides = [own.value, self.emitter.like(other, own).value]
         if swap:
             sides.reverse()
         made = (
             getattr(builder, real)(*sides, flags=CONTRACT)
-            if self.real
+            if own.real
             else getattr(builder, whole)(*sides)
         )
         return Vector(self.emitter, made)
@@ -104,10 +115,9 @@ class Vector:
     __radd__, __rmul__ = __add__, __mul__
 
     def __neg__(self) -> Vector:
-        builder = self.emitter.builder
-        return Vector(
-            self.emitter, builder.fneg(self.value) if self.real else builder.neg(self.value)
-        )
+        builder, own = self.emitter.builder, self.number
+        made = builder.fneg(own.value) if own.real else builder.neg(own.value)
+        return Vector(self.emitter, made)
 
     def __pos__(self) -> Vector:
         return self
@@ -118,7 +128,7 @@ class Vector:
             1, elementary.LARGEST_POWER + 1
         ):
             raise NotOnVectors("pow")
-        product = self
+        product = self.number
         for _ in range(int(abs(power)) - 1):
             product = product * self
         return product if power > 0 else 1.0 / product
@@ -127,9 +137,9 @@ class Vector:
         raise NotOnVectors("pow")
 
     def _compared(self, other: Any, how: str) -> Vector:
-        builder = self.emitter.builder
-        sides = self.value, self.emitter.like(other, self).value
-        if not self.real:
+        builder, own = self.emitter.builder, self.number
+        sides = own.value, self.emitter.like(other, own).value
+        if not own.real:
             return Vector(self.emitter, builder.icmp_signed(how, *sides))
         compare = builder.fcmp_unordered if how == "!=" else builder.fcmp_ordered
         return Vector(self.emitter, compare(how, *sides))
@@ -189,7 +199,7 @@ class Emitter:
     def like(self, value: Any, other: Vector) -> Vector:
         """A value as a register of the type of another one."""
         if isinstance(value, Vector):
-            return value
+            return value.number
         if other.real:
             return Vector(self, self.number(value))
         made = ir.Constant(other.value.type, [int(value)] * self.lanes)
@@ -353,7 +363,9 @@ def choose(test: Any, a: Any, b: Any) -> Any:
     if not isinstance(test, Vector):
         return a if test else b
     emitter = test.emitter
-    known = next((x for x in (a, b) if isinstance(x, Vector)), Vector(emitter, emitter.zero))
+    if not test.truth:
+        test = test != 0.0
+    known = next((x.number for x in (a, b) if isinstance(x, Vector)), Vector(emitter, emitter.zero))
     sides = (emitter.like(x, known).value for x in (a, b))
     return Vector(emitter, emitter.builder.select(test.value, *sides))
 
@@ -363,6 +375,8 @@ def _logic(name: str, plain: Callable[[Any, Any], Any]) -> Callable[[Any, Any], 
 
     def function(a: Any, b: Any) -> Any:
         if isinstance(a, Vector) and isinstance(b, Vector):
+            if not (a.truth and b.truth):
+                raise NotOnVectors("and, or: of numbers")
             return Vector(a.emitter, getattr(a.emitter.builder, name)(a.value, b.value))
         if isinstance(a, Vector):
             a, b = b, a
@@ -376,7 +390,9 @@ either = _logic("or_", lambda a, b: a or b)
 
 
 def negated(a: Any) -> Any:
-    return Vector(a.emitter, a.emitter.builder.not_(a.value)) if isinstance(a, Vector) else not a
+    if not isinstance(a, Vector):
+        return not a
+    return Vector(a.emitter, a.emitter.builder.not_(a.value if a.truth else (a != 0.0).value))
 
 
 def _sqrt(x: Any) -> Any:
