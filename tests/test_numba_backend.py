@@ -22,7 +22,7 @@ import fastnn as fnn
 from fastnn import runtime, tuning
 from fastnn.kernels import jit, provider
 from fastnn.kernels.formula import FORMULAS
-from fastnn.kernels.jit import compiled, dense
+from fastnn.kernels.jit import compiled, vectors
 from fastnn.kernels.op import OPS
 from fastnn.layers import BatchNormalization, Dense, Dropout
 
@@ -135,7 +135,7 @@ def test_every_formula_of_ours_runs_on_registers():
     for kind, part in (("activation", "function"), ("activation", "derivative"),
                        ("optimizer", "function")):  # fmt: skip
         for formula in FORMULAS[kind].values():
-            assert dense.fits(formula, part, "float32"), formula.name
+            assert vectors.fits(formula, part, "float32"), formula.name
 
 
 def test_a_formula_with_library_functions_runs_over_rows():
@@ -147,7 +147,7 @@ def test_a_formula_with_library_functions_runs_over_rows():
     def _(x, y):
         return 1 + 0.1 * np.cos(x)
 
-    assert not dense.fits(FORMULAS["activation"]["wavy"], "function", "float32")
+    assert not vectors.fits(FORMULAS["activation"]["wavy"], "function", "float32")
     losses = [
         train([Dense(9, activation="wavy"), Dense(2)], backend=backend)[0]
         for backend in ("numba", "numpy")
@@ -189,7 +189,7 @@ def test_rules_that_take_one_number_at_a_time():
             step = 0.01
         return w - step
 
-    assert not dense.fits(FORMULAS["optimizer"]["stepwise"], "function", "float32")
+    assert not vectors.fits(FORMULAS["optimizer"]["stepwise"], "function", "float32")
     for units in (300, 5000):
         layers = [Dense(units, activation="tanh"), Dense(2)]
         options = {"optimizer": stepwise(0.01), "epochs": 2}

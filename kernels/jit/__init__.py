@@ -255,10 +255,10 @@ def _dense(
     called = f"{dtype} {name} {shape} {_name(formula) if formula else ''} {decays}"
 
     def compile() -> Any:
-        from . import dense, names
+        from . import dense, names, vectors
 
         part = "derivative" if name == "dense_dx" else "function"
-        inside = formula if formula and dense.fits(formula, part, dtype) else None
+        inside = formula if formula and vectors.fits(formula, part, dtype) else None
         known = dense.Known(rows, inputs, units, inside, decays, threads)
         return _compiled(dense.kernels(names.of(dtype), known)[name])
 

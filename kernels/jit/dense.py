@@ -19,7 +19,7 @@ from ..formula import Formula
 from . import PACKED_ROWS, products
 from .products import Operands, Size, value
 from .update import rule_over
-from .vectors import Emitter, NotOnVectors, Vector, choose, constant, emitted
+from .vectors import Emitter, Vector, choose, constant, emitted, parameters_of
 
 #: Bytes of weights that stay in the second cache: a larger array is packed.
 DIRECT_BYTES = 1 << 19
@@ -59,14 +59,6 @@ class Known:
     def of_a_thread(self, n: int | None) -> int | None:
         """Its part of n rows."""
         return -(-n // self.threads) if n else None
-
-
-def _parameters(e: Emitter, numbers: ir.Value, count: int) -> list[ir.Value]:
-    """Doubles as registers full of them."""
-    found = [e.builder.load(e.at(numbers, i)) for i in range(count)]
-    if e.dtype.itemsize == 4:
-        found = [e.builder.fptrunc(number, e.scalar) for number in found]
-    return [e.splat(number) for number in found]
 
 
 def on_vectors(e: Emitter, formula: Formula, part: str, *arguments: Any) -> list[ir.Value]:
@@ -269,7 +261,7 @@ def forward(t: Any, known: Known) -> dict[str, Callable]:
         zeros = cgutils.alloca_once_value(e.builder, ir.Constant(ir.ArrayType(e.type, 1), None))
         zeros = e.builder.bitcast(zeros, bias.type)
         no_bias = cgutils.is_null(e.builder, bias)
-        parameters = _parameters(e, numbers, len(rule.parameters)) if rule is not None else []
+        parameters = parameters_of(e, numbers, len(rule.parameters)) if rule is not None else []
 
         def finished(sums, place, column, mask):
             start = e.builder.select(no_bias, zeros, e.at(bias, column))
@@ -290,7 +282,7 @@ def forward(t: Any, known: Known) -> dict[str, Callable]:
             at = e.at(x, e.builder.mul(row, constant(known.inputs)))
             total = e.builder.fadd(products.dots(e, at, w, known.inputs), start)
             if rule is not None:
-                parameters = _parameters(e, numbers, len(rule.parameters))
+                parameters = parameters_of(e, numbers, len(rule.parameters))
                 (result,) = on_vectors(e, rule, "function", e.splat(total), *parameters)
                 total = e.builder.extract_element(result, constant(0))
             e.builder.store(total, e.at(y, row))
@@ -340,7 +332,7 @@ def input_gradient(t: Any, known: Known) -> dict[str, Callable]:
     def epilogue(e, y, numbers):
         if rule is None:
             return lambda sums, place, column, mask: sums
-        parameters = _parameters(e, numbers, len(rule.parameters))
+        parameters = parameters_of(e, numbers, len(rule.parameters))
 
         def finished(sums, place, column, mask):
             of_y = e.load(e.at(y, place), mask)
@@ -544,10 +536,10 @@ def update(t: Any, known: Known) -> dict[str, Callable]:
 
     def numbers_of(e, numbers, decay, kept):
         """What the rule needs beside its arrays, as registers."""
-        parameters = _parameters(e, numbers, count)
+        parameters = parameters_of(e, numbers, count)
         if not known.decays:
             return parameters, None
-        l2, l1 = _parameters(e, decay, 2)
+        l2, l1 = parameters_of(e, decay, 2)
         if e.dtype.itemsize == 4:
             kept = e.builder.fptrunc(kept, e.scalar)
         return parameters, (l2, l1, e.splat(kept))
@@ -678,20 +670,6 @@ def _decayed(
     return gradient, e.builder.fmul(weight, kept)
 
 
-def fits(formula: Formula, part: str, dtype: str) -> bool:
-    """Whether a formula, or its derivative, can run on registers."""
-    builder = ir.IRBuilder(
-        ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), []), "f").append_basic_block()
-    )
-    e = Emitter(builder, dtype, 4)
-    function = source.of(formula, part)
-    try:
-        results = e.apply(function, *[e.zero] * len(function.tree.args.args))
-    except (NotOnVectors, TypeError, ValueError):  # it runs on one number at a time
-        return False
-    return all(result.type == e.type for result in results)
-
-
 def kernels(t: Any, known: Known | None = None) -> dict[str, Callable]:
     """Name -> kernel, for any sizes or for what is known of them."""
     known = known or Known()
@@ -699,4 +677,4 @@ def kernels(t: Any, known: Known | None = None) -> dict[str, Callable]:
     return {name: kernel for make in makers for name, kernel in make(t, known).items()}
 
 
-__all__ = ["Known", "fits", "kernels"]
+__all__ = ["Known", "kernels"]

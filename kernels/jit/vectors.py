@@ -22,6 +22,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .. import source
+from ..formula import Formula
 from ..source import Source
 from . import elementary
 
@@ -353,6 +354,28 @@ def emitted(t: Any, emit: Callable[..., None]) -> Any:
         return types.void(values), build
 
     return function
+
+
+def parameters_of(e: Emitter, numbers: ir.Value, count: int) -> list[ir.Value]:
+    """Doubles as registers full of them."""
+    found = [e.builder.load(e.at(numbers, i)) for i in range(count)]
+    if e.dtype.itemsize == 4:
+        found = [e.builder.fptrunc(number, e.scalar) for number in found]
+    return [e.splat(number) for number in found]
+
+
+def fits(formula: Formula, part: str, dtype: str) -> bool:
+    """Whether a formula, or its derivative, can run on registers."""
+    builder = ir.IRBuilder(
+        ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), []), "f").append_basic_block()
+    )
+    e = Emitter(builder, dtype, 4)
+    function = source.of(formula, part)
+    try:
+        results = e.apply(function, *[e.zero] * len(function.tree.args.args))
+    except (NotOnVectors, TypeError, ValueError):  # it runs on one number at a time
+        return False
+    return all(result.type == e.type for result in results)
 
 
 # ------------------------------------------------------------------ what formulas call
