@@ -134,7 +134,10 @@ def blas_name() -> str:
 def optional_packages() -> dict[str, str | None]:
     """Optional packages and their versions, None where missing. Nothing is imported."""
     found: dict[str, str | None] = {}
-    for name in ("numba", "sympy", "scipy", "pooch", "matplotlib", "scikit-learn", "torch", "jax"):
+    for name in (
+        "numba", "sympy", "scipy", "threadpoolctl", "pooch", "matplotlib", "scikit-learn", "torch",
+        "jax",
+    ):  # fmt: skip
         module = {"scikit-learn": "sklearn"}.get(name, name)
         try:
             found[name] = version(name) if importlib.util.find_spec(module) else None
