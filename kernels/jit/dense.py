@@ -383,8 +383,8 @@ def _weight_product(
 ) -> None:
     """Rows first to last of x^T dz; ``keep(row, column, numbers, mask)`` takes each register.
 
-    ``width`` is how many of its columns are made, from the first of ``dz`` on: all of them where it
-    is a number, or where ``dz`` is packed.
+    ``width`` is how many of its columns are made, from where ``dz`` points on: a number if that is
+    all of them, and then ``dz`` may be packed.
     """
     x, dz, rows, inputs, units, first, last, width = values
     inputs, units = known.inputs or inputs, known.units or units
@@ -573,8 +573,10 @@ def update(t: Any, known: Known) -> dict[str, Callable]:
             place = e.builder.add(e.builder.mul(row, constant(known.units)), column)
             return [e.at(p, place) for p in (w, *state[:states])]
 
-        made_at_once = known.units if in_registers else width
-        values = (x, dz, rows, inputs, units, first, last, made_at_once)
+        # The gradient of a narrow layer is always made whole; that of a wide one, for a rule that
+        # is not on registers, in parts, which are not worth packing.
+        whole = in_registers or 0 < (known.units or 0) <= TOGETHER // 2
+        values = (x, dz, rows, inputs, units, first, last, known.units if whole else width)
         _weight_product(e, known, values, keep, packed, fetched if far else None)
 
     def emit_rule(e, g, w, s0, s1, s2, s3, at, n, numbers, decay, kept):
@@ -603,7 +605,7 @@ def update(t: Any, known: Known) -> dict[str, Callable]:
 
         products.column_sums(e, dz, units, rows, units, keep)
 
-    product, runemitted, update_bias, column_sums = map(
+    product, run_rule, update_bias, column_sums = map(
         partial(emitted, t), (emit, emit_rule, emit_bias, _emit_column_sums)
     )
     at, constants, given, reals, scratch, share, sizes, VLEN = (
@@ -634,7 +636,7 @@ def update(t: Any, known: Known) -> dict[str, Callable]:
                 if not in_registers:  # whole rows of w, or a part of one
                     n, place = (last - first) * width, first * units + low
                     if inlined:
-                        runemitted(
+                        run_rule(
                             (gradient, w, reals(call, 4), reals(call, 5), reals(call, 6),
                              reals(call, 7), place, n, rule_numbers(call), at(constants(call), 4),
                              kept(call))
