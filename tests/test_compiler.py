@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import random
@@ -241,6 +242,39 @@ def test_activations_become_part_of_products(formula):
     assert (dx.attrs["function"] == formula.name) == (reads == {"y"})
     predict = compiled(chain([Dense(4, formula.name)], (FEATURES,)), Purpose("predict"))
     assert names(predict) == ["gather", "dense", "store"]
+
+
+def test_masks_of_dropout_become_part_of_products():
+    program = _train(Dense(4, "tanh"), Dropout(0.5), Dense(5), Dropout(0.2), Dense(3))
+    assert names(program).count("dense_dropout") == names(program).count("dropout_mask") == 2
+    assert not {"dropout", "merge", "activation_grad"} & set(names(program))
+    masked = [n.inputs[3] is not None for n in program.nodes if n.op.name == "dense_dx"]
+    assert masked == [True, True]
+    rates = [n.attrs["rate"] for n in program.nodes if n.op.name == "dropout_mask"]
+    assert rates == [0.5, 0.2]
+    # Of what is no product's result, the mask is drawn and applied at once.
+    apart = _train(Dropout(0.5), Dense(4), Dense(3))
+    assert "dropout" in names(apart) and "dropout_mask" not in names(apart)
+
+
+def test_products_with_masks_train_as_those_without(monkeypatch):
+    def trained(backend):
+        model = fnn.Sequential(
+            [fnn.Input(7), Dense(20, "tanh"), Dropout(0.4), Dense(9), Dropout(0.1), Dense(2)], seed=3
+        )
+        model.compile(loss="mean_squared_error", optimizer="adam", backend=backend, threads=1)
+        rng = np.random.default_rng(0)
+        X, y = rng.normal(size=(96, 7)), rng.normal(size=(96, 2))
+        model.fit(X, y, batch_size=32, epochs=3, verbose=0)
+        return model.get_weights()
+
+    fused = {backend: trained(backend) for backend in ("numpy", "cython")}
+    kept = [p for p in PASSES if p.__name__ not in ("fuse_dropout", "fuse_mask")]
+    assert len(kept) == len(PASSES) - 2
+    monkeypatch.setattr(importlib.import_module("fastnn.compiler.fuse"), "PASSES", kept)
+    for backend, weights in fused.items():
+        for one, other in zip(weights, trained(backend), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_an_activation_with_two_readers_stays_apart():

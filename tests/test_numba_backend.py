@@ -28,6 +28,8 @@ from fastnn.layers import BatchNormalization, Dense, Dropout
 
 # ------------------------------------------------------------------ kernels made for sizes
 
+PRODUCTS = [name for name in OPS if name.startswith("dense")]
+
 
 def address_of_special(kernels: op_cases.Kernels, case: op_cases.Case) -> int | None:
     """The kernel that is made for a case, if there is one."""
@@ -64,7 +66,7 @@ def special(kernels: op_cases.Kernels, case: op_cases.Case) -> op_cases.Kernels 
 def test_kernels_made_for_sizes_compute_the_op(name, dtype):
     kernels = op_cases.Kernels(provider.numba(dtype), dtype)
     cases = [c for c in op_cases.cases(OPS[name], kernels) if has_special(kernels, c)]
-    if name in ("dense", "dense_dx", "dense_dw", "dense_update", "gather", "softmax_cross_entropy"):
+    if name in (*PRODUCTS, "gather", "softmax_cross_entropy"):
         assert len(cases) > 3
     for case in [*cases[:: max(1, len(cases) // 12)], *cases[-3:]]:
         made = special(kernels, case)
@@ -82,10 +84,16 @@ SIZES = [
 
 @pytest.mark.parametrize("dtype", op_cases.DTYPES)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize("name", ["dense", "dense_dx", "dense_dw", "dense_update"])
+@pytest.mark.parametrize("name", PRODUCTS)
 def test_products_of_all_shapes(name, sizes, dtype):
     kernels = op_cases.Kernels(provider.numba(dtype), dtype)
-    like = op_cases.cases(OPS[name], kernels)[0]
+    found = op_cases.cases(OPS[name], kernels)
+    masked = [c for c in found if any(o.name == "mask" for o in c.present(c.op.operands))]
+    for like in (found[0], *masked[:1]):
+        check_sizes(like, sizes, kernels)
+
+
+def check_sizes(like: op_cases.Case, sizes: tuple[int, ...], kernels: op_cases.Kernels) -> None:
     dims = {**like.dims, **dict(zip("BIO", sizes, strict=True))}
     if "P" in dims:
         dims["P"] = sizes[1] * sizes[2] + sizes[2] * ("b" not in like.absent)
@@ -98,7 +106,7 @@ def test_products_of_all_shapes(name, sizes, dtype):
 
 NARROWER = {"avx2": ("avx512",), "sse": ("avx", "fma", "f16c", "vaes", "vpclmulqdq", "xop")}
 
-PRODUCTS = """
+NARROWED = """
 import sys
 sys.path.insert(0, "tests")
 import op_cases, test_numba_backend as t
@@ -108,7 +116,7 @@ assert provider.numba("float32").core.VECTOR_BYTES == int(sys.argv[1])
 ran = 0
 for dtype in op_cases.DTYPES:
     kernels = op_cases.Kernels(provider.numba(dtype), dtype)
-    for name in ("dense", "dense_dx", "dense_update", "softmax_cross_entropy", "gather"):
+    for name in (*t.PRODUCTS, "softmax_cross_entropy", "gather"):
         for case in op_cases.cases(OPS[name], kernels)[1::9]:
             for made in (kernels, t.special(kernels, case)):
                 if made is not None:
@@ -131,7 +139,7 @@ def test_narrower_registers(level):
     )
     width = {"avx2": 32, "sse": 16}[level]
     process = subprocess.run(
-        [sys.executable, "-c", PRODUCTS, str(width)], text=True, capture_output=True,
+        [sys.executable, "-c", NARROWED, str(width)], text=True, capture_output=True,
         env={**os.environ, "NUMBA_CPU_FEATURES": narrowed, "FASTNN_JIT_CACHE": ""},
         cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
     )  # fmt: skip

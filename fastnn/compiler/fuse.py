@@ -109,6 +109,53 @@ def fuse_activation(graph: Graph) -> Graph:
     return graph
 
 
+def fuse_dropout(graph: Graph) -> Graph:
+    """dense, then dropout: the mask multiplies each block while it is in the cache.
+
+    What comes before the mask is kept, for the derivative reads it.
+    """
+    for dropout in graph.nodes:
+        if dropout.op.name != "dropout":
+            continue
+        x, (y, mask) = dropout.inputs[0], dropout.outputs
+        dense = graph.producer(x)
+        if dense is None or dense.op.name != "dense":
+            continue
+        assert x is not None and y is not None
+        mask = mask or Tensor("mask", x.shape)
+        draw = Node(OPS["dropout_mask"], (), (mask,), dropout.attrs, dropout.phase)
+        op = OPS["dense_dropout"]
+        fused = replace(dense, op=op, inputs=(*dense.inputs, mask), outputs=(x, y))
+        nodes = []
+        for node in graph.nodes:
+            if node is not dropout:
+                nodes += [draw, fused] if node is dense else [node]
+        return fuse_dropout(graph.with_nodes(nodes))
+    return graph
+
+
+def fuse_mask(graph: Graph) -> Graph:
+    """A mask of dropout multiplies each block of dz w^T while it is in the cache."""
+    for product in graph.nodes:
+        if product.op.name != "merge" or product.attrs["function"] != "multiply":
+            continue
+        dy, mask = product.inputs
+        drawn, dense_dx = graph.producer(mask), graph.producer(dy)
+        if (
+            drawn is None
+            or drawn.op.name not in ("dropout", "dropout_mask")
+            or dense_dx is None
+            or dense_dx.op.name != "dense_dx"
+            or any(t is not None for t in dense_dx.inputs[2:])
+            or _only_consumer(graph, dy) is not product
+        ):
+            continue
+        inputs = (*dense_dx.inputs[:3], mask)
+        fused = replace(dense_dx, inputs=inputs, outputs=product.outputs)
+        return fuse_mask(_without(graph, dense_dx, fused, product))
+    return graph
+
+
 def fuse_derivative(graph: Graph) -> Graph:
     """An activation's derivative multiplies each block of dz w^T while it is in the cache."""
     for gradient in graph.nodes:
@@ -127,7 +174,7 @@ def fuse_derivative(graph: Graph) -> Graph:
             continue
         fused = replace(
             dense_dx,
-            inputs=(*dense_dx.inputs[:2], y),
+            inputs=(*dense_dx.inputs[:2], y, dense_dx.inputs[3]),
             outputs=gradient.outputs,
             attrs=gradient.attrs,
         )
@@ -282,6 +329,8 @@ def eliminate_dead(graph: Graph) -> Graph:
 PASSES = (
     fold_rescaling,
     fuse_activation,
+    fuse_dropout,
+    fuse_mask,
     fuse_derivative,
     fuse_penalty,
     eliminate_dead,

@@ -5,15 +5,15 @@ cdef inline void no_epilogue(Product* p) noexcept nogil:
     p.forward = NULL
     p.gradient = NULL
     p.y = NULL
+    p.mask = NULL
+    p.dropped = NULL
 
 
-cdef void dense(const Call* call, int thread, int threads) noexcept nogil:
-    """y[B, O] = f(x[B, I] w[I, O] + b[O])"""
-    cdef Product p
+cdef inline void forward_product(Product* p, const Call* call) noexcept nogil:
     p.m = call.sizes[0]
     p.k = call.sizes[1]
     p.n = call.sizes[2]
-    no_epilogue(&p)
+    no_epilogue(p)
     p.a = <const real*>call.buffers[0]
     p.lda = p.k
     p.a_by_columns = 0
@@ -21,16 +21,32 @@ cdef void dense(const Call* call, int thread, int threads) noexcept nogil:
     p.ldb = p.n
     p.b_transposed = 0
     p.bias = <const real*>call.buffers[2]
-    p.c = <real*>call.buffers[3]
     p.ldc = p.n
     p.forward = <activation_loop>call.formulas[0]
     p.constants = call.constants
     p.scratch = <real*>call.step.scratch
+
+
+cdef void dense(const Call* call, int thread, int threads) noexcept nogil:
+    """y[B, O] = f(x[B, I] w[I, O] + b[O])"""
+    cdef Product p
+    forward_product(&p, call)
+    p.c = <real*>call.buffers[3]
+    multiply(&p, thread, threads)
+
+
+cdef void dense_dropout(const Call* call, int thread, int threads) noexcept nogil:
+    """y[B, O] = f(x[B, I] w[I, O] + b[O]), dropped[B, O] = y mask"""
+    cdef Product p
+    forward_product(&p, call)
+    p.mask = <const real*>call.buffers[3]
+    p.c = <real*>call.buffers[4]
+    p.dropped = <real*>call.buffers[5]
     multiply(&p, thread, threads)
 
 
 cdef void dense_dx(const Call* call, int thread, int threads) noexcept nogil:
-    """dx[B, I] = (dz[B, O] w[I, O]^T) f'(y[B, I])"""
+    """dx[B, I] = (dz[B, O] w[I, O]^T) mask f'(y[B, I])"""
     cdef Product p
     p.m = call.sizes[0]
     p.n = call.sizes[1]
@@ -43,7 +59,8 @@ cdef void dense_dx(const Call* call, int thread, int threads) noexcept nogil:
     p.ldb = p.k
     p.b_transposed = 1
     p.y = <const real*>call.buffers[2]
-    p.c = <real*>call.buffers[3]
+    p.mask = <const real*>call.buffers[3]
+    p.c = <real*>call.buffers[4]
     p.ldc = p.n
     p.gradient = <activation_grad_loop>call.formulas[1] if p.y != NULL else NULL
     p.constants = call.constants

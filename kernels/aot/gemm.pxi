@@ -34,9 +34,12 @@ cdef struct Product:
     real* c
     int64_t ldc
     const real* bias
-    activation_loop forward          # epilogue: c = f(c), or NULL
-    activation_grad_loop gradient    # epilogue: c = c f'(y), or NULL
+    # Epilogue, each part or NULL: c = f(c), then dropped = c mask; or c = c mask, then c = c f'(y).
+    activation_loop forward
+    activation_grad_loop gradient
     const real* y
+    const real* mask
+    real* dropped
     const double* constants
     real* scratch
 
@@ -53,11 +56,17 @@ cdef inline int64_t a_stride() noexcept nogil:
     return blocks_of(TILE_ROWS, VLEN) * VLEN
 
 
+cdef inline void masked(const real* x, const real* mask, int64_t n, real* y) noexcept nogil:
+    cdef int64_t i
+    for i in range(n):
+        y[i] = x[i] * mask[i]
+
+
 cdef inline void finish(const Product* p, int64_t i0, int64_t i1, int64_t j0,
                         int64_t j1) noexcept nogil:
     """Apply the epilogue to a block of C that has just been written and is still in the cache."""
     cdef int64_t at, i, n = j1 - j0
-    if p.forward == NULL and p.gradient == NULL:
+    if p.forward == NULL and p.gradient == NULL and p.mask == NULL:
         return
     # Whole rows are one run, if each begins a vector: a number's place in a vector must not depend
     # on which rows a thread has (see rows_at_once).
@@ -68,7 +77,9 @@ cdef inline void finish(const Product* p, int64_t i0, int64_t i1, int64_t j0,
         at = i * p.ldc + j0
         if p.forward != NULL:
             p.forward(p.c + at, n, p.constants)
-        else:
+        if p.mask != NULL:
+            masked(p.c + at, p.mask + at, n, (p.c if p.dropped == NULL else p.dropped) + at)
+        if p.gradient != NULL:
             p.gradient(p.c + at, NULL, p.y + at, n, p.constants)
 
 

@@ -107,37 +107,49 @@ cdef inline int64_t next_words(Random* random, const uint32_t** words) noexcept 
     return n
 
 
-cdef inline void keep(const real* x, real* y, real* mask, const uint32_t* words, int64_t n,
-                      uint32_t threshold, real scale) noexcept nogil:
-    cdef int64_t i
-    cdef real local[WORDS]
-    for i in range(n):
-        local[i] = scale if words[i] >= threshold else <real>0
-    for i in range(n):
-        y[i] = x[i] * local[i]  # NaN stays NaN
-    if mask != NULL:
-        for i in range(n):
-            mask[i] = local[i]
-
-
 cdef void dropout(const Call* call, int thread, int threads) noexcept nogil:
-    """y = x mask, mask = 1 / (1 - rate) where a random word is at least rate, else 0"""
+    """y = x mask"""
+    draw_mask(call, <real*>call.buffers[2], <const real*>call.buffers[0], <real*>call.buffers[1],
+              thread, threads)
+
+
+cdef void dropout_mask(const Call* call, int thread, int threads) noexcept nogil:
+    draw_mask(call, <real*>call.buffers[0], NULL, NULL, thread, threads)
+
+
+cdef void draw_mask(const Call* call, real* mask, const real* x, real* y, int thread,
+                    int threads) noexcept nogil:
+    """mask = 1 / (1 - rate) where a random word is at least rate, else 0; and y = x mask
+
+    Either may be NULL.
+    """
     cdef int64_t n, at
-    cdef const real* x = <const real*>call.buffers[0]
-    cdef real* y = <real*>call.buffers[1]
-    cdef real* mask = <real*>call.buffers[2]
     cdef double rate = call.constants[0]
     cdef uint32_t threshold = <uint32_t>(rate * 4294967296.0)
     cdef real scale = <real>(1.0 / (1.0 - rate))
+    cdef real local[WORDS]
+    cdef real* kept
     cdef const uint32_t* words
     cdef Random random
     first_words(&random, call, 1, thread, threads)
     at = random.at
     n = next_words(&random, &words)
     while n:
-        keep(x + at, y + at, mask + at if mask != NULL else NULL, words, n, threshold, scale)
+        kept = mask + at
+        if mask == NULL:
+            kept = local
+        keep(words, n, threshold, scale, kept)
+        if y != NULL:
+            masked(x + at, kept, n, y + at)  # NaN stays NaN
         at = random.at
         n = next_words(&random, &words)
+
+
+cdef inline void keep(const uint32_t* words, int64_t n, uint32_t threshold, real scale,
+                      real* kept) noexcept nogil:
+    cdef int64_t i
+    for i in range(n):
+        kept[i] = scale if words[i] >= threshold else <real>0
 
 
 cdef void prelu(const Call* call, int thread, int threads) noexcept nogil:

@@ -201,7 +201,7 @@ def special_kernel(
     """
     require("the backend 'numba'")
     if name.startswith("dense"):
-        return _dense(name, dtype, dims, attrs, threads)
+        return _dense(name, dtype, dims, attrs, "mask" in given, threads)
     if name == "softmax_cross_entropy" and "labels" in given:
         return _few_classes(dtype, dims["C"], "weights" in given, "dz" in given)
     if name == "gather":
@@ -242,7 +242,12 @@ def _usual_rows(name: str, rows: int) -> int:
 
 
 def _dense(
-    name: str, dtype: str, dims: Mapping[str, int], attrs: Mapping[str, Any], threads: int
+    name: str,
+    dtype: str,
+    dims: Mapping[str, int],
+    attrs: Mapping[str, Any],
+    masked: bool,
+    threads: int,
 ) -> int:
     rows, inputs, units = (dims[d] for d in "BIO")
     update = name == "dense_update"
@@ -252,14 +257,16 @@ def _dense(
     formula = FORMULAS[kind][function] if kind and function != "identity" else None
     decays = update and bool(attrs["weight_decay"] or any(map(any, attrs["decay"])))
     shape = f"{rows}x{inputs}x{units} by {threads}"
-    called = f"{dtype} {name} {shape} {_name(formula) if formula else ''} {decays}"
+    called = f"{dtype} {name} {shape} {_name(formula) if formula else ''} {decays} {masked}"
 
     def compile() -> Any:
         from . import dense, names, vectors
 
         part = "derivative" if name == "dense_dx" else "function"
         inside = formula if formula and vectors.fits(formula, part, dtype) else None
-        known = dense.Known(rows, inputs, units, inside, decays, threads)
+        # The mask comes after an activation, and before a derivative.
+        masks = masked and (part == "derivative" or (inside is formula and units > 1))
+        known = dense.Known(rows, inputs, units, inside, decays, masks, threads)
         return _compiled(dense.kernels(names.of(dtype), known)[name])
 
     return _address(called, compile)

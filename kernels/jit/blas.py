@@ -78,12 +78,15 @@ def kernels_of(t: Any) -> dict[str, Callable]:
                 run_activation(formula(call, 0), (row, units, constants(call)))
 
     def dense_dx(call, thread, threads):
-        """dx[B, I] = (dz[B, O] w[I, O]^T) f'(y[B, I])"""
+        """dx[B, I] = (dz[B, O] w[I, O]^T) mask f'(y[B, I])"""
         rows, inputs, units = sizes(call)[0], sizes(call)[1], sizes(call)[2]
         if thread != 0 or rows == 0:
             return
-        y, dx = reals(call, 2), reals(call, 3)
+        y, mask, dx = reals(call, 2), reals(call, 3), reals(call, 4)
         gemm((False, True, rows, inputs, units, reals(call, 0), reals(call, 1), dx))
+        if given(call, 3):
+            for i in range(rows * inputs):
+                dx[i] *= mask[i]
         if formula(call, 1) != 0 and given(call, 2):
             for r in range(rows):
                 run_activation_grad(

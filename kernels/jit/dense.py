@@ -46,7 +46,8 @@ class Known:
 
     ``rows`` are only what is usual, and so is how many ``threads`` divide them.
 
-    ``decays`` says whether the update rule comes with a penalty or weight decay.
+    ``decays`` says whether the update rule comes with a penalty or weight decay, ``masks`` whether
+    a mask of dropout multiplies the result while it is in registers.
     """
 
     rows: int | None = None
@@ -54,6 +55,7 @@ class Known:
     units: int | None = None
     formula: Formula | None = None
     decays: bool = True
+    masks: bool = False
     threads: int = 1
 
     def of_a_thread(self, n: int | None) -> int | None:
@@ -158,7 +160,7 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
         for r, v, sums, inside in _each(e, made, mask):
             place = _place(e, row, r, columns, column, v)
             first = e.builder.add(column, constant(v * e.lanes))
-            result = partial(finished, place=place, column=first, mask=inside)
+            result = partial(finished, place=place, column=first, inside=inside)
             yield e.at(c, place), inside, sums, result
 
     def emit_whole(e, a, w, c, columns, depth, first, last, packed, *extra):
@@ -253,21 +255,24 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
 
 
 def forward(t: Any, known: Known) -> dict[str, Callable]:
-    """y = f(x w + b)"""
+    """y = f(x w + b), alone or with dropout"""
     rule = known.formula
     inlined = rule is not None
 
-    def epilogue(e, bias, numbers):
+    def epilogue(e, bias, mask, dropped, numbers):
         zeros = cgutils.alloca_once_value(e.builder, ir.Constant(ir.ArrayType(e.type, 1), None))
         zeros = e.builder.bitcast(zeros, bias.type)
         no_bias = cgutils.is_null(e.builder, bias)
         parameters = parameters_of(e, numbers, len(rule.parameters)) if rule is not None else []
 
-        def finished(sums, place, column, mask):
+        def finished(sums, place, column, inside):
             start = e.builder.select(no_bias, zeros, e.at(bias, column))
-            result = e.builder.fadd(sums, e.load(start, mask))
+            result = e.builder.fadd(sums, e.load(start, inside))
             if rule is not None:
                 (result,) = on_vectors(e, rule, "function", result, *parameters)
+            if known.masks:
+                kept = e.builder.fmul(result, e.load(e.at(mask, place), inside))
+                e.store(kept, e.at(dropped, place), inside)
             return result
 
         return finished
@@ -299,45 +304,73 @@ def forward(t: Any, known: Known) -> dict[str, Callable]:
     )  # fmt: skip
     at, run_activation = t.at, t.run_activation
 
-    def dense(call, thread, threads):
-        """y[B, O] = f(x[B, I] w[I, O] + b[O])"""
+    multiply, masked = _multiply(t), known.masks
+
+    def product(call, mask, y, dropped, thread, threads):
         rows, inputs, units = sizes(call)[0], sizes(call)[1], sizes(call)[2]
-        x, w, bias, y = reals(call, 0), reals(call, 1), reals(call, 2), reals(call, 3)
+        x, w, bias = reals(call, 0), reals(call, 1), reals(call, 2)
         first, last = share(rows, 4, thread, threads), share(rows, 4, thread + 1, threads)
         low, high = 0, units
+        extra = (bias, mask, dropped, constants(call))
         if one_unit:
             scalar_products((x, w, bias, y, first, last, constants(call)))
         elif simple:
-            whole((x, w, y, units, inputs, first, last, scratch(call), bias, constants(call)))
+            whole((x, w, y, units, inputs, first, last, scratch(call), *extra))
         else:
             first, last, low, high = divided(rows, units, thread, threads)
-            extra = (bias, constants(call))
             panels(x, w, y, units, inputs, first, last, low, high, scratch(call), extra)
         if not inlined and formula(call, 0) != 0:
             for r in range(first, last):
                 part = at(y, r * units + low)
                 run_activation(formula(call, 0), (part, high - low, constants(call)))
+        return first, last, low, high
 
-    return {"dense": dense}
+    product = t.inline(product)
+
+    def dense(call, thread, threads):
+        """y[B, O] = f(x[B, I] w[I, O] + b[O])"""
+        product(call, reals(call, 3), reals(call, 3), reals(call, 3), thread, threads)
+
+    def dense_dropout(call, thread, threads):
+        """y[B, O] = f(x[B, I] w[I, O] + b[O]), dropped[B, O] = y mask"""
+        mask, y, dropped = reals(call, 3), reals(call, 4), reals(call, 5)
+        first, last, low, high = product(call, mask, y, dropped, thread, threads)
+        if not masked:
+            for r in range(first, last):
+                place = r * sizes(call)[2] + low
+                multiply(at(y, place), at(mask, place), at(dropped, place), high - low)
+
+    return {"dense": dense, "dense_dropout": dense_dropout}
+
+
+def _multiply(t: Any) -> Callable:
+    @t.in_place_too
+    def multiply(x, mask, y, n):
+        for i in range(n):
+            y[i] = x[i] * mask[i]
+
+    return multiply
 
 
 # ------------------------------------------------------------------ gradient by the input
 
 
 def input_gradient(t: Any, known: Known) -> dict[str, Callable]:
-    """dx = (dz w^T) f'(y)"""
+    """dx = (dz w^T) mask f'(y)"""
     rule = known.formula
     inlined = rule is not None
 
-    def epilogue(e, y, numbers):
-        if rule is None:
-            return lambda sums, place, column, mask: sums
-        parameters = parameters_of(e, numbers, len(rule.parameters))
+    def epilogue(e, y, mask, numbers):
+        parameters = parameters_of(e, numbers, len(rule.parameters)) if rule is not None else []
 
-        def finished(sums, place, column, mask):
-            of_y = e.load(e.at(y, place), mask)
-            (slope,) = on_vectors(e, rule, "derivative", None, of_y, *parameters)
-            return e.builder.fmul(sums, slope)
+        def finished(sums, place, column, inside):
+            if known.masks:
+                sums = e.builder.fmul(sums, e.load(e.at(mask, place), inside))
+            if rule is not None:
+                of_y = e.load(e.at(y, place), inside)
+                (slope,) = on_vectors(e, rule, "derivative", None, of_y, *parameters)
+                sums = e.builder.fmul(sums, slope)
+            return sums
 
         return finished
 
@@ -347,22 +380,27 @@ def input_gradient(t: Any, known: Known) -> dict[str, Callable]:
         t.constants, t.formula, t.given, t.reals, t.scratch, t.share, t.sizes
     )  # fmt: skip
     at, run_activation_grad = t.at, t.run_activation_grad
+    multiply, masked = _multiply(t), known.masks
 
     def dense_dx(call, thread, threads):
-        """dx[B, I] = (dz[B, O] w[I, O]^T) f'(y[B, I])"""
+        """dx[B, I] = (dz[B, O] w[I, O]^T) mask f'(y[B, I])"""
         rows, inputs, units = sizes(call)[0], sizes(call)[1], sizes(call)[2]
-        dz, w, y, dx = reals(call, 0), reals(call, 1), reals(call, 2), reals(call, 3)
+        dz, w, y, mask, dx = (
+            reals(call, 0), reals(call, 1), reals(call, 2), reals(call, 3), reals(call, 4)
+        )  # fmt: skip
         first, last = share(rows, 4, thread, threads), share(rows, 4, thread + 1, threads)
         low, high = 0, inputs
+        extra = (y, mask, constants(call))
         if simple:
-            whole((dz, w, dx, inputs, units, first, last, scratch(call), y, constants(call)))
+            whole((dz, w, dx, inputs, units, first, last, scratch(call), *extra))
         else:
             first, last, low, high = divided(rows, inputs, thread, threads)
-            extra = (y, constants(call))
             panels(dz, w, dx, inputs, units, first, last, low, high, scratch(call), extra)
-        if not inlined and formula(call, 1) != 0 and given(call, 2):
-            for r in range(first, last):
-                place = r * inputs + low
+        for r in range(first, last):
+            place = r * inputs + low
+            if not masked and given(call, 3):
+                multiply(at(dx, place), at(mask, place), at(dx, place), high - low)
+            if not inlined and formula(call, 1) != 0 and given(call, 2):
                 run_activation_grad(
                     formula(call, 1), (at(dx, place), dx, at(y, place), high - low, constants(call))
                 )

@@ -48,7 +48,7 @@ def _over_words(t: Any, of_a_number: int, work: Callable) -> Callable:
     return kernel
 
 
-def _dropout(t: Any) -> Callable:
+def _dropout(t: Any) -> tuple[Callable, Callable]:
     R = t.R
     at, constants, copy, given, local, reals = (
         t.at, t.constants, t.copy, t.given, t.local, t.reals
@@ -60,19 +60,27 @@ def _dropout(t: Any) -> Callable:
             y[i] = x[i] * kept[i]  # NaN stays NaN
 
     @t.inline
-    def dropout(call, start, words, n):
-        """y = x mask, mask = 1 / (1 - rate) where a random word is at least rate, else 0"""
+    def keep(call, words, n, kept):
+        """1 / (1 - rate) where a random word is at least rate, else 0"""
         rate = constants(call)[0]
         threshold = np.uint32(rate * 4294967296.0)
         scale = R(1.0 / (1.0 - rate))
-        kept = local(WORDS)
         for i in range(n):
             kept[i] = scale if words[i] >= threshold else R(0.0)
+
+    @t.inline
+    def dropout(call, start, words, n):
+        kept = local(WORDS)
+        keep(call, words, n, kept)
         multiply(at(reals(call, 0), start), at(reals(call, 1), start), kept, n)
         if given(call, 2):
             copy(kept, at(reals(call, 2), start), n)
 
-    return dropout
+    @t.inline
+    def dropout_mask(call, start, words, n):
+        keep(call, words, n, at(reals(call, 0), start))
+
+    return dropout, dropout_mask
 
 
 def _cos_turns(t: Any) -> Callable:
@@ -156,8 +164,10 @@ def kernels(t: Any) -> dict[str, Callable]:
     ``gaussian_noise`` is y = x + n with n from N(0, deviation^2), ``gaussian_dropout`` is y = x n
     with n from N(1, deviation^2).
     """
+    dropout, dropout_mask = _dropout(t)
     return {
-        "dropout": _over_words(t, 1, _dropout(t)),
+        "dropout": _over_words(t, 1, dropout),
+        "dropout_mask": _over_words(t, 1, dropout_mask),
         "gaussian_noise": _over_words(t, 2, _gaussian(t, multiply=False)),
         "gaussian_dropout": _over_words(t, 2, _gaussian(t, multiply=True)),
     }

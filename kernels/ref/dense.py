@@ -13,7 +13,7 @@ def _dense_gradient(graph, node, dz):
     x, w, b = node.inputs
     dx = None
     if graph.needs_gradient(x):
-        (dx,) = graph.emit("dense_dx", dz, w, None, function="identity", parameters=())
+        (dx,) = graph.emit("dense_dx", dz, w, None, None, function="identity", parameters=())
     dw, db = graph.emit("dense_dw", x, dz, outputs=(True, b is not None))
     return dx, dw, db
 
@@ -35,14 +35,28 @@ def dense(x, w, b, y, *, function, parameters):
 
 
 @op(
-    "dz[B,O] w[I,O] y?[B,I] -> dx[B,I]",
+    "x[B,I] w[I,O] b?[O] mask[B,O] -> y[B,O] dropped[B,O]",
     formula="activation",
     sizes=lambda d, attrs, binding: (d["B"], d["I"], d["O"]),
     flops=lambda d: 2.0 * count(d, "B", "I", "O"),
 )
-def dense_dx(dz, w, y, dx, *, function, parameters):
-    """dx = (dz w^T) f'(y), the derivative only where y is given"""
+def dense_dropout(x, w, b, mask, y, dropped, *, function, parameters):
+    """y = f(x w + b), dropped = y mask"""
+    dense.define(x, w, b, y, function=function, parameters=parameters)
+    np.multiply(y, mask, out=dropped)
+
+
+@op(
+    "dz[B,O] w[I,O] y?[B,I] mask?[B,I] -> dx[B,I]",
+    formula="activation",
+    sizes=lambda d, attrs, binding: (d["B"], d["I"], d["O"]),
+    flops=lambda d: 2.0 * count(d, "B", "I", "O"),
+)
+def dense_dx(dz, w, y, mask, dx, *, function, parameters):
+    """dx = (dz w^T) mask f'(y), mask and derivative only where mask and y are given"""
     np.matmul(dz, w.T, out=dx)
+    if mask is not None:
+        dx *= mask
     if y is not None:
         dx *= REFERENCE["activation"][function][1](None, y, *parameters)
 

@@ -100,11 +100,23 @@ def rescale(x, y, *, scale, offset):
 )
 def dropout(x, y, mask, *, rate, stream, step):
     """y = x mask, mask = 1 / (1 - rate) where a random word is at least rate, else 0"""
-    random = words(step.seed, stream, step.step, np.arange(len(x)), x.shape[1])
-    kept = (random >= np.uint32(int(rate * 2**32))) * x.dtype.type(1 / (1 - rate))
+    kept = np.empty_like(x) if mask is None else mask
+    dropout_mask.define(kept, rate=rate, stream=stream, step=step)
     np.multiply(x, kept, out=y)
-    if mask is not None:
-        mask[...] = kept
+
+
+@op(
+    "-> mask[B,N]",
+    sizes=lambda d, attrs, binding: (d["B"], d["N"], binding.first_row, attrs["stream"]),
+    constants=lambda attrs: (attrs["rate"],),
+    flops=lambda d: float(count(d, "B", "N")),
+    uses_step=True,
+)
+def dropout_mask(mask, *, rate, stream, step):
+    """mask = 1 / (1 - rate) where a random word is at least rate, else 0"""
+    random = words(step.seed, stream, step.step, np.arange(len(mask)), mask.shape[1])
+    scale = mask.dtype.type(1 / (1 - rate))
+    np.multiply(random >= np.uint32(int(rate * 2**32)), scale, out=mask)
 
 
 @op(
