@@ -74,7 +74,7 @@ class Product:
         step["scratch"], step["rows"] = scratch.ctypes.data, self.batch
         operands = {
             "dense": (self.x, self.w, None, self.out),
-            "dense_dx": (self.dz, self.w, None, self.out),
+            "dense_dx": (self.dz, self.w, None, None, self.out),
             "dense_dw": (self.x, self.dz, self.out, None),
         }[self.op]
         call = calls.bind(kernels, self.op, operands)
