@@ -27,14 +27,22 @@ class Network:
     steps: int
     learning_rate: float = 1e-3
     activation: str = "relu"
+    # Networks of these sizes that are trained at once, from weights of their own.
+    copies: int = 1
 
     @property
     def classifies(self) -> bool:
         return self.loss == CROSS_ENTROPY
 
     @property
+    def rates(self) -> list[float]:
+        """The learning rate of each copy: the last has the network's, the first a tenth of it."""
+        least = self.learning_rate / (10 if self.copies > 1 else 1)
+        return np.geomspace(least, self.learning_rate, self.copies).tolist()
+
+    @property
     def parameters(self) -> int:
-        return sum(inputs * units + units for inputs, units in pairwise(self.sizes))
+        return self.copies * sum(inputs * units + units for inputs, units in pairwise(self.sizes))
 
     @property
     def flops(self) -> int:
@@ -44,12 +52,13 @@ class Network:
         Element-wise work and the optimizer are not counted.
         """
         products = [2 * self.batch * inputs * units for inputs, units in pairwise(self.sizes)]
-        return 3 * sum(products) - products[0]
+        return self.copies * (3 * sum(products) - products[0])
 
     def __str__(self) -> str:
         sizes = "-".join(map(str, self.sizes))
+        times = f"{self.copies} x " if self.copies > 1 else ""
         return (
-            f"{self.name}: {sizes}, {self.activation}, {self.loss.replace('_', ' ')}, "
+            f"{self.name}: {times}{sizes}, {self.activation}, {self.loss.replace('_', ' ')}, "
             f"batch {self.batch}, {self.parameters:,} parameters, "
             f"{self.flops / 1e6:.4g} MFLOP a step, {self.steps} steps an epoch"
         )
@@ -69,6 +78,14 @@ NETWORKS = {
         ),
     )
 }
+
+#: Networks of which many are trained side by side.
+MANY = {
+    "many": Network(
+        "many", (16, 32, 32, 1), MEAN_SQUARED_ERROR, batch=32, steps=500, learning_rate=1e-2,
+        copies=64,
+    )
+}  # fmt: skip
 
 
 def initial_weights(sizes: Sequence[int], seed: int = 0) -> list[np.ndarray]:

@@ -17,12 +17,13 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
 
-from fastnn.benchmarks.networks import NETWORKS, Network, problem
+from fastnn.benchmarks.networks import MANY, NETWORKS, Network, initial_weights, problem
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-7
 
@@ -335,6 +336,16 @@ class Jax(Peer):
         import jax
         import jax.numpy as jnp
 
+        self.jax = jax
+        self.run = jax.jit(self.epochs(network), donate_argnums=0)
+        self.state, self.rate = self.start(weights), learning_rate
+        self.X = jnp.asarray(X.reshape(-1, network.batch, X.shape[1]))
+        self.y = jnp.asarray(y.reshape(-1, network.batch, *y.shape[1:]))
+
+    def epochs(self, network: Network) -> Any:
+        """A function of state, learning rate and data that trains for an epoch."""
+        jax, jnp = self.jax, self.jax.numpy
+
         def loss(weights, x, y):
             for i in range(0, len(weights), 2):
                 x = (jax.nn.relu(x) if i else x) @ weights[i] + weights[i + 1]
@@ -343,7 +354,7 @@ class Jax(Peer):
                 return -jnp.mean(picked)
             return jnp.mean(jnp.square(x - y))
 
-        def step(state, batch):
+        def step(learning_rate, state, batch):
             weights, m, v, t = state
             value, gradient = jax.value_and_grad(loss)(weights, *batch)
             t = t + 1
@@ -357,20 +368,21 @@ class Jax(Peer):
             )
             return (weights, m, v, t), value
 
-        def epoch(state, X, y):
-            state, losses = jax.lax.scan(step, state, (X, y))
+        def epoch(state, learning_rate, X, y):
+            state, losses = jax.lax.scan(partial(step, learning_rate), state, (X, y))
             return state, jnp.mean(losses)
 
-        self.jax = jax
-        self.run = jax.jit(epoch, donate_argnums=0)
+        return epoch
+
+    def start(self, weights: list[np.ndarray]) -> Any:
+        jnp = self.jax.numpy
         start = [jnp.asarray(array) for array in weights]
         zeros = [[jnp.zeros_like(array) for array in start] for _ in range(2)]
-        self.state: Any = (start, *zeros, jnp.zeros(()))
-        self.X = jnp.asarray(X.reshape(-1, network.batch, X.shape[1]))
-        self.y = jnp.asarray(y.reshape(-1, network.batch, *y.shape[1:]))
+        return (start, *zeros, jnp.zeros(()))
 
     def epoch(self) -> float:
-        self.state, loss = self.jax.block_until_ready(self.run(self.state, self.X, self.y))
+        result = self.run(self.state, self.rate, self.X, self.y)
+        self.state, loss = self.jax.block_until_ready(result)
         return float(loss)
 
     def weights(self) -> list[np.ndarray]:
@@ -421,16 +433,115 @@ class ScikitLearn(Peer):
         return [array.copy() for pair in pairs for array in pair]
 
 
+class OneByOne(Peer):
+    """All copies of a network, each trained for an epoch before the next one."""
+
+    one: ClassVar[type[Any]]
+
+    def __init__(self, network, X, y, weights, threads, learning_rate, **options) -> None:
+        starts = [initial_weights(network.sizes, seed) for seed in range(network.copies)]
+        self.peers = [
+            self.one(network, X, y, start, threads, rate, **options)
+            for start, rate in zip(starts, network.rates, strict=True)
+        ]
+
+    def epoch(self) -> float:
+        return float(np.mean([peer.epoch() for peer in self.peers]))
+
+    def weights(self) -> list[np.ndarray]:
+        return [array for peer in self.peers for array in peer.weights()]
+
+
+class NumpyOneByOne(OneByOne):
+    name = "numpy"
+    one = Numpy
+
+
+class ScikitLearnOneByOne(OneByOne):
+    name = "scikit-learn"
+    epsilon_hat = True
+    one = ScikitLearn
+
+
+class PyTorchOneByOne(OneByOne):
+    name = "pytorch"
+    by_default = False  # ten times as long as scikit-learn
+    one = PyTorch
+
+
+class FastnnTogether(OneByOne):
+    """``fit_many``: each model on a thread of its own."""
+
+    name = "fastnn"
+    one = Fastnn
+
+    def __init__(self, network, X, y, weights, threads, learning_rate) -> None:
+        super().__init__(network, X, y, weights, 1, learning_rate)
+        self.X, self.y, self.batch, self.threads = X, y, network.batch, threads
+        self.models = [peer.model for peer in self.peers]
+
+    def epoch(self) -> float:
+        from fastnn import fit_many
+
+        found = fit_many(
+            self.models, self.X, self.y, batch_size=self.batch, shuffle=False,
+            threads=self.threads, verbose=0,
+        )  # fmt: skip
+        return float(np.mean([history.history["loss"][-1] for history in found]))
+
+
+class FastnnNumbaTogether(FastnnTogether):
+    name = "fastnn-numba"
+    one = FastnnNumba
+
+
+class JaxTogether(Jax):
+    """The epoch of `Jax` under ``vmap`` over weights, state and learning rate."""
+
+    def __init__(self, network, X, y, weights, threads, learning_rate) -> None:
+        super().__init__(network, X, y, weights, threads, learning_rate)
+        jnp = self.jax.numpy
+        starts = [self.start(initial_weights(network.sizes, i)) for i in range(network.copies)]
+        self.state = self.jax.tree.map(lambda *copies: jnp.stack(copies), *starts)
+        self.rate = jnp.asarray(network.rates, jnp.float32)
+
+    def epochs(self, network: Network) -> Any:
+        together = self.jax.vmap(super().epochs(network), in_axes=(0, 0, None, None))
+
+        def epoch(state, rates, X, y):
+            state, losses = together(state, rates, X, y)
+            return state, self.jax.numpy.mean(losses)
+
+        return epoch
+
+    def weights(self) -> list[np.ndarray]:
+        stacked = super().weights()
+        return [array[i] for i in range(len(stacked[0])) for array in stacked]
+
+
 _OURS = (Fastnn, FastnnNumba, FastnnNumpy, Numpy, PlainNumpy)
 _OTHERS = (PyTorch, PyTorchCompile, Jax, ScikitLearn)
 PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (*_OURS, *_OTHERS)}
+
+_TOGETHER = (
+    FastnnTogether, FastnnNumbaTogether, NumpyOneByOne, PyTorchOneByOne, JaxTogether,
+    ScikitLearnOneByOne,
+)  # fmt: skip
+#: Those that train many networks.
+PEERS_OF_MANY: dict[str, type[Peer]] = {peer.name: peer for peer in _TOGETHER}
+
+
+def peers_of(network: Network) -> dict[str, type[Peer]]:
+    """The peers of a network by name."""
+    return PEERS_OF_MANY if network.copies > 1 else PEERS
 
 
 class Worker:
     """What a worker process does on request; every method answers with something JSON can hold."""
 
     def __init__(self, peer: str, network: str, threads: int, seed: int) -> None:
-        self.make, self.network = PEERS[peer], NETWORKS[network]
+        self.network = (NETWORKS | MANY)[network]
+        self.make = peers_of(self.network)[peer]
         self.threads, self.seed = threads, seed
         self.peer: Peer | None = None
 
@@ -479,7 +590,7 @@ class Worker:
 def serve() -> None:
     parser = argparse.ArgumentParser(description="A worker of train_step.py.")
     parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument("network", choices=NETWORKS | MANY)
     parser.add_argument("threads", type=int)
     parser.add_argument("seed", type=int)
     worker = Worker(**vars(parser.parse_args()))

@@ -25,7 +25,7 @@ import numpy as np
 
 from fastnn.benchmarks import peers, report
 from fastnn.benchmarks.networks import NETWORKS, Network, problem
-from fastnn.benchmarks.peers import PEERS
+from fastnn.benchmarks.peers import peers_of
 
 SEED = 0
 # Two epochs, so that an optimizer that starts afresh in the second is noticed. Few steps, because
@@ -136,7 +136,8 @@ def _set_affinity(cpus: Sequence[int]) -> None:
 def reference(network: Network, epsilon_hat: bool) -> Reference:
     def train(steps: int | None, epochs: int) -> tuple[list[float], list[np.ndarray]]:
         data = problem(network, steps, SEED)
-        peer = peers.Numpy(
+        baseline: Any = peers_of(network)["numpy"]
+        peer = baseline(
             network, *data, 1, network.learning_rate, dtype=np.float64, epsilon_hat=epsilon_hat
         )
         return [peer.epoch() for _ in range(epochs)], peer.weights()
@@ -220,7 +221,7 @@ def measure(network: Network, options: argparse.Namespace) -> list[Outcome]:
                 outcomes.append(outcome)
                 worker = WorkerProcess(peer, threads, network.name)
                 stack.callback(worker.close)
-                check(worker, outcome, network, true[PEERS[peer].epsilon_hat])
+                check(worker, outcome, network, true[peers_of(network)[peer].epsilon_hat])
                 if outcome.status == "ok":
                     ready.append((outcome, worker))
                 else:
@@ -306,23 +307,24 @@ def troubles(outcomes: list[Outcome]) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def check_table(measured: dict[str, list[Outcome]]) -> str:
+def check_table(measured: dict[Network, list[Outcome]]) -> str:
     """The greatest deviation of each peer over its numbers of threads, next to the tolerance."""
     header = ["network", "peer", *(f"{n}, allowed" for n in ("loss", "weights", "first epoch"))]
     rows = []
-    for name, outcomes in measured.items():
-        limits = tolerances(NETWORKS[name])
+    for network, outcomes in measured.items():
+        limits = tolerances(network)
         for peer in dict.fromkeys(o.peer for o in outcomes if o.deviations):
             mine = [o.deviations for o in outcomes if o.peer == peer and o.deviations]
             cells = [f"{max(d[k] for d in mine):.1e}, {limits[k]:.0e}" for k in limits]
-            rows.append([name, peer, *cells])
+            rows.append([network.name, peer, *cells])
     return report.table(header, rows) if rows else ""
 
 
-def summary_table(measured: dict[str, list[Outcome]]) -> str:
+def summary_table(measured: dict[Network, list[Outcome]]) -> str:
     """Networks down, peers across: the median ratio, and the spread of the rounds."""
-    best = {name: best_by_peer(outcomes) for name, outcomes in measured.items()}
-    columns = [peer for peer in PEERS if any(peer in found for found in best.values())]
+    best = {network.name: best_by_peer(outcomes) for network, outcomes in measured.items()}
+    there = dict.fromkeys(peer for network in measured for peer in peers_of(network))
+    columns = [peer for peer in there if any(peer in found for found in best.values())]
     rows = []
     for name, found in best.items():
         base = base_of(found)
@@ -337,14 +339,17 @@ def summary_table(measured: dict[str, list[Outcome]]) -> str:
 
 
 def as_json(
-    measured: dict[str, list[Outcome]], options: argparse.Namespace, peak: dict[int, float], mark
+    measured: dict[Network, list[Outcome]],
+    options: argparse.Namespace,
+    peak: dict[int, float],
+    mark,
 ) -> dict[str, Any]:
     rows, failed = [], []
-    for name, outcomes in measured.items():
+    for network, outcomes in measured.items():
         best = best_by_peer(outcomes)
         base = base_of(best)
         for outcome in outcomes:
-            row: dict[str, Any] = {"key": [name, outcome.peer, outcome.threads]}
+            row: dict[str, Any] = {"key": [network.name, outcome.peer, outcome.threads]}
             if outcome.status != "ok" or base is None:
                 # As text, because JSON has no NaN.
                 found = {what: f"{value:.3g}" for what, value in outcome.deviations.items()}
@@ -352,23 +357,25 @@ def as_json(
                 failed.append(row)
                 continue
             row |= {"unit": "us/step", "samples": outcome.samples, "loss": outcome.loss}
-            row |= {"quartiles": report.quartiles(outcome.samples), "flops": NETWORKS[name].flops}
+            row |= {"quartiles": report.quartiles(outcome.samples), "flops": network.flops}
             row |= {"best": best[outcome.peer] is outcome, "deviations": outcome.deviations}
             row |= {"relative_to": base, "ratios": ratios(outcome, best[base])}
             rows.append(row)
     settings = {key: getattr(options, key) for key in ("rounds", "seconds", "dtype", "threads")}
     return {
-        "benchmark": "train_step",
+        "benchmark": options.benchmark,
         "fingerprint": mark,
         "settings": settings,
         "fma_gflops": peak,
-        "tolerances": {name: tolerances(NETWORKS[name]) for name in measured},
+        "tolerances": {network.name: tolerances(network) for network in measured},
         "rows": rows,
         "without_numbers": failed,
     }
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(
+    argv: Sequence[str] | None, benchmark: str, networks: dict[str, Network], description: str
+) -> argparse.Namespace:
     def names(table: dict[str, Any]):
         def convert(text: str) -> list[str]:
             chosen = text.split(",")
@@ -388,15 +395,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             raise argparse.ArgumentTypeError(f"from 1 to {available}, the cores there are")
         return chosen
 
-    parser = argparse.ArgumentParser(
-        description="Time whole training steps of fastnn and of other libraries."
+    there = peers_of(next(iter(networks.values())))
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--networks", type=names(networks), default=list(networks), help=f"of {', '.join(networks)}"
     )
-    parser.add_argument("--networks", type=names(NETWORKS), default=list(NETWORKS))
     parser.add_argument(
         "--peers",
-        type=names(PEERS),
-        help=f"of {', '.join(PEERS)}; those that compile for long run only when named, and a "
-        "missing one is an error only when named",
+        type=names(there),
+        help=f"of {', '.join(there)}; those that take long run only when named, and a missing one "
+        "is an error only when named",
     )
     parser.add_argument(
         "--threads", type=counts, default=sorted({1, available}), help="1 and all cores by default"
@@ -404,23 +412,29 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=["float32"], default="float32")
     options = report.parse(parser, argv, rounds=7, seconds=0.3)
     options.bad = {"wrong", "error", "missing"} if options.peers else {"wrong", "error"}
-    options.peers = options.peers or [name for name, peer in PEERS.items() if peer.by_default]
+    options.peers = options.peers or [name for name, peer in there.items() if peer.by_default]
+    options.benchmark, options.networks = benchmark, [networks[name] for name in options.networks]
     return options
 
 
-def run(argv: Sequence[str] | None = None) -> int:
+def run(
+    argv: Sequence[str] | None = None,
+    benchmark: str = "train_step",
+    networks: dict[str, Network] = NETWORKS,
+    description: str = "Time whole training steps of fastnn and of other libraries.",
+) -> int:
     """The benchmark as a command; 1 when a peer was wrong, failed, or was named and is missing."""
-    options = parse(argv)
+    options = parse(argv, benchmark, networks, description)
     if options.compare:
         return report.print_comparison(*options.compare)
     mark = report.fingerprint()
     print(report.describe(mark), flush=True)
     peak = report.fma_peak(options.threads)
-    measured: dict[str, list[Outcome]] = {}
-    for name in options.networks:
-        measured[name] = measure(NETWORKS[name], options)
+    measured: dict[Network, list[Outcome]] = {}
+    for network in options.networks:
+        measured[network] = measure(network, options)
         report.progress("")
-        print("\n" + network_table(NETWORKS[name], measured[name], peak), flush=True)
+        print("\n" + network_table(network, measured[network], peak), flush=True)
     print("\n## Summary\n\n" + summary_table(measured))
     print("\n## Deviations from float64\n\n" + check_table(measured))
     if options.json:

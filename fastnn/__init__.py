@@ -37,6 +37,7 @@ from .callbacks import History
 from .checking import check_gradients
 from .layers import Input
 from .layers.merging import average, concatenate, maximum, minimum
+from .many import fit_many
 from .model import Model, Sequential
 from .scaling import lsuv
 from .training import NonFiniteLoss
@@ -58,6 +59,7 @@ __all__ = [
     "custom",
     "datasets",
     "ensembles",
+    "fit_many",
     "full_batch",
     "initializers",
     "inspection",

@@ -319,46 +319,48 @@ class Model:
             )
         return self._chain, self._state
 
-    def _runner(self, kind: str, data: Data | None, batch: int) -> Runner:
+    def _runner(
+        self, kind: str, data: Data | None, batch: int, side_by_side: bool = False
+    ) -> Runner:
         """The runner of a purpose, compiled on first use.
 
         A runner serves batches up to the size it was compiled for; sizes rarely vary, so each has
-        its own.
+        its own. ``side_by_side`` with other models it has one thread, unless results would differ.
         """
-        chain, state = self._need()
-        with_metrics = kind in ("train", "evaluate")
         labels = data.labels if data is not None else ()
-        purpose = Purpose(
-            kind,
-            tuple(
+        weighted = data is not None and data.w is not None
+        mixup = data.mixup if data is not None and kind == "train" else 0.0
+        optimizer = self.optimizer if kind == "train" else None
+        way = (optimizer.learning_rate, optimizer.options) if optimizer is not None else ()
+        key = (kind, labels, weighted, mixup, batch, way, side_by_side)
+        if key not in self._runners:
+            with_metrics = kind in ("train", "evaluate")
+            heads = tuple(
                 replace(head, labels=is_label, metrics=head.metrics if with_metrics else ())
                 for head, is_label in zip(self.heads, labels, strict=bool(labels))
-            ),
-            weighted=data is not None and data.w is not None,
-            optimizer=self.optimizer if kind == "train" else None,
-            mixup=data.mixup if data is not None and kind == "train" else 0.0,
-        )
-        rate = self.optimizer.learning_rate if kind == "train" else None
-        key = (
-            kind, labels, purpose.weighted, purpose.mixup, batch, rate,
-            self.optimizer.options if kind == "train" else (),
-        )  # fmt: skip
-        if key not in self._runners:
-            program = compile_program(
-                chain,
-                purpose,
-                batch=batch,
-                dtype=self._dtype,
-                threads=self._most_threads(),
-                forced=self.threads is not None,
-                any_threads=self.deterministic == "any-threads",
             )
+            purpose = Purpose(kind, heads, weighted, optimizer, mixup)
             if len(self._runners) >= 16:  # sizes that keep changing must not fill the memory
                 self._runners.pop(next(iter(self._runners)))
-            with said("numba", self._says and bool(self.backend == "numba" or self._choices)):
-                runner = make_runner(program, state, self.backend, self._choices)
-            self._runners[key] = runner
+            self._runners[key] = self._make_runner(purpose, batch, side_by_side)
         return self._runners[key]
+
+    def _make_runner(self, purpose: Purpose, batch: int, side_by_side: bool) -> Runner:
+        chain, state = self._need()
+        program_for = partial(
+            compile_program,
+            chain,
+            purpose,
+            batch=batch,
+            dtype=self._dtype,
+            forced=self.threads is not None,
+            any_threads=self.deterministic == "any-threads",
+        )
+        program = program_for(threads=self._most_threads())
+        if side_by_side and program.split.mode == "split":
+            program = program_for(threads=1)
+        with said("numba", self._says and bool(self.backend == "numba" or self._choices)):
+            return make_runner(program, state, self.backend, self._choices)
 
     def _most_threads(self) -> int:
         return self.threads or min(available_threads(), most_threads(self.backend))
@@ -552,15 +554,32 @@ class Model:
             shapes = self._need()[0].output_shapes
             data = mix_rows(data, mixup, [math.prod(s) for s in shapes], self._dtype)
         batch = self._batch(batch_size, len(data))
-        runner = self._runner("train", data, batch)
-        validate = self._validator(held_out)
         steps = -(-len(data) // batch) * (epochs - initial_epoch)
+        return self._loop(
+            data, held_out, batch, range(initial_epoch, epochs), shuffle, listed,
+            partial(Progress, verbose, steps, epochs),
+        ).run()  # fmt: skip
+
+    def _loop(
+        self,
+        data: Data,
+        held_out: Data | None,
+        batch: int,
+        epochs: range,
+        shuffle: bool,
+        listed: list[callback_module.Callback],
+        progress: Callable[[], Progress],
+        side_by_side: bool = False,
+    ) -> Loop:
+        """A call of ``fit``, ready to run."""
+        renewed = partial(self._runner, "train", data, batch, side_by_side)
+        runner = renewed()  # what it says of compiling comes before the progress bar
+        validate = self._validator(held_out, side_by_side)
         self.history = History()
-        loop = Loop(
-            self, runner, data, batch, epochs, initial_epoch, bool(shuffle), listed, validate,
-            Progress(verbose, steps, epochs), self.history,
+        return Loop(
+            self, runner, renewed, data, batch, epochs.stop, epochs.start, bool(shuffle), listed,
+            validate, progress(), self.history,
         )  # fmt: skip
-        return loop.run()
 
     def _hold_out(self, data: Data, split: float, stratify: bool) -> tuple[Data, Data | None]:
         if not split:
@@ -579,12 +598,15 @@ class Model:
         )
         return data.take(train), data.take(held_out)
 
-    def _validator(self, held_out: Data | None) -> Callable[[], dict[str, float]] | None:
+    def _validator(
+        self, held_out: Data | None, side_by_side: bool = False
+    ) -> Callable[[], dict[str, float]] | None:
         """What evaluates held-out data; its program is compiled at once, not within an epoch."""
         if held_out is None:
             return None
-        self._runner("evaluate", held_out, min(EVALUATION_BATCH, len(held_out)))
-        return partial(self._evaluate, held_out, None)
+        batch = min(EVALUATION_BATCH, len(held_out))
+        self._runner("evaluate", held_out, batch, side_by_side)
+        return partial(self._evaluate, held_out, None, side_by_side)
 
     @staticmethod
     def _batch(batch_size: int | None, n: int) -> int:
@@ -609,10 +631,10 @@ class Model:
 
     def _train_step(self, data: Data) -> dict[str, float]:
         """One update with all rows as one batch; loss and metrics before it."""
-        runner = self._runner("train", data, len(data))
+        renewed = partial(self._runner, "train", data, len(data))
         loop = Loop(
-            self, runner, data, len(data), 1, 0, False, [], None, Progress(0, 1, 1), History(),
-            keep_snapshot=False,
+            self, renewed(), renewed, data, len(data), 1, 0, False, [], None, Progress(0, 1, 1),
+            History(), keep_snapshot=False,
         )  # fmt: skip
         stopping = self.stop_training  # what a callback of fit_batches has asked for
         history = loop.run().history
@@ -761,9 +783,11 @@ class Model:
             checks.positive_int("batch_size", batch_size)
         return self._evaluate(self._prepare(X, y, sample_weight), batch_size)
 
-    def _evaluate(self, data: Data, batch_size: int | None) -> dict[str, float]:
+    def _evaluate(
+        self, data: Data, batch_size: int | None, side_by_side: bool = False
+    ) -> dict[str, float]:
         batch = min(batch_size or EVALUATION_BATCH, len(data))
-        runner = self._runner("evaluate", data, batch)
+        runner = self._runner("evaluate", data, batch, side_by_side)
         totals = np.zeros((1, len(runner.program.sums)))
         runner.run_all(data.feeds, totals, rows=len(data), batch=batch)
         return summarise(runner, totals[0], len(data))

@@ -123,6 +123,7 @@ class Loop:
 
     model: Model
     runner: Runner
+    renewed: Callable[[], Runner]
     data: Data
     batch: int
     epochs: int
@@ -169,7 +170,7 @@ class Loop:
             for callback in self.callbacks:
                 callback.on_epoch_begin(self.model, epoch + self.initial_epoch)
         if self.callbacks:  # one of them may have set another learning rate
-            self.runner = self.model._runner("train", self.data, self.batch)
+            self.runner = self.renewed()
             self.runner.progress[0] = self.step
         between = self.callbacks or self.validate is not None
         last = (epoch + 1) * self.per_epoch if between else self.total

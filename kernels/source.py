@@ -19,7 +19,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cache, partial, reduce
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +146,13 @@ def read(function: Callable) -> Source:
 def of(formula: Formula, part: str) -> Source:
     """The source of a formula's ``function``, or of a companion by its name."""
     function = formula.function if part == "function" else formula.companions[part]
-    return getattr(function, "source", None) or read(function)
+    return getattr(function, "source", None) or _read_once(function)
+
+
+@cache
+def _read_once(function: Callable) -> Source:
+    """Of a registered function, which does not change any more."""
+    return read(function)
 
 
 def from_text(name: str, text: str) -> Source:

@@ -259,9 +259,8 @@ def test_masks_of_dropout_become_part_of_products():
 
 def test_products_with_masks_train_as_those_without(monkeypatch):
     def trained(backend):
-        model = fnn.Sequential(
-            [fnn.Input(7), Dense(20, "tanh"), Dropout(0.4), Dense(9), Dropout(0.1), Dense(2)], seed=3
-        )
+        layers = [Dense(20, "tanh"), Dropout(0.4), Dense(9), Dropout(0.1), Dense(2)]
+        model = fnn.Sequential([fnn.Input(7), *layers], seed=3)
         model.compile(loss="mean_squared_error", optimizer="adam", backend=backend, threads=1)
         rng = np.random.default_rng(0)
         X, y = rng.normal(size=(96, 7)), rng.normal(size=(96, 2))

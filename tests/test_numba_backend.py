@@ -373,6 +373,36 @@ def test_a_damaged_file_is_compiled_anew(filled):
     assert result(start(cache))["compiled"] == 0
 
 
+LOADED = """
+import sys
+sys.path.insert(0, "tests")
+import op_cases
+from fastnn.kernels import provider
+from fastnn.kernels.op import OPS
+for dtype in op_cases.DTYPES:
+    kernels = op_cases.Kernels(provider.numba(dtype), dtype)
+    for op in OPS.values():
+        cases = op_cases.cases(op, kernels)
+        for case in cases[:: max(1, len(cases) // 4)]:
+            print(f"{case} in {dtype}", flush=True)
+            op_cases.check_definition(kernels, case)
+            op_cases.check_in_place(kernels, case)
+print("numba" in sys.modules)
+"""
+
+
+def test_kernels_work_in_a_process_that_only_loads_them():
+    """There, nothing but the names of the C library and of Python is there to be called."""
+    if compiled.home() is None:
+        pytest.skip("FASTNN_JIT_CACHE keeps nothing")
+    for dtype in op_cases.DTYPES:
+        kernels = provider.numba(dtype)
+        assert all(kernels.kernels.values()) and all(kernels.formulas.values())
+    ran = subprocess.run([sys.executable, "-c", LOADED], text=True, capture_output=True)
+    last = ran.stdout.splitlines()[-1] if ran.stdout else ""
+    assert ran.returncode == 0 and last == "False", f"{last}: {ran.stderr[-2000:]}"
+
+
 def test_without_a_place_for_it_everything_is_compiled(tmp_path):
     file = tmp_path / "file"
     file.write_text("")

@@ -296,6 +296,9 @@ def _load(symbol: str, code: bytes) -> int:
 def _prepare() -> None:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    # One name that is not found, and LLVM leaves all of them without an address, silently. It does
+    # not know this process's own names before there is an engine.
+    abort = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
     for name in _REPORTING:
         if not llvm.address_of_symbol(name):
-            llvm.add_symbol(name, llvm.address_of_symbol("abort"))
+            llvm.add_symbol(name, abort)

@@ -1,0 +1,308 @@
+"""Many models trained side by side: each on a thread of its own, all on the same arrays."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+from . import callbacks as callback_module
+from . import checks
+from .callbacks import Callback, History
+from .compiler import available_threads
+from .data import Data, take_apart
+from .model import Model
+from .training import SLICE, Loop, NonFiniteLoss, Progress
+
+#: What becomes of a model whose loss is lost.
+LOST = ("raise", "keep")
+
+
+def fit_many(
+    models: Iterable[Model],
+    X: Any,
+    y: Any,
+    *,
+    batch_size: int | Sequence[int | None] | None = None,
+    epochs: int | Sequence[int] = 1,
+    validation_data: tuple | None = None,
+    sample_weight: Any = None,
+    shuffle: bool = True,
+    callbacks: Callable[[Model], Any] | None = None,
+    lost: str = "raise",
+    threads: int | None = None,
+    verbose: int | str = "auto",
+) -> list[History]:
+    """Train many models at once on the same data: of any architectures, seeds and hyperparameters.
+
+    Each model ends as ``model.fit`` alone would have left it, to the last bit. A model runs on one
+    thread while others run beside it, which no barrier slows down; those whose threads divide the
+    rows of a batch, which is part of what they compute, follow one after another. The data are
+    checked and converted once and shared.
+
+    Parameters
+    ----------
+    models
+        Different compiled models.
+    X, y, validation_data, sample_weight, shuffle
+        As for `Model.fit`, the same for all.
+    batch_size, epochs
+        As for `Model.fit`: for all, or a list with one for each model.
+    callbacks
+        A function of a model that returns its list of callbacks: each model needs its own. They
+        are called from the thread that trains the model.
+    lost
+        Of a model whose loss becomes NaN or infinite, which keeps the weights of its last finite
+        loss: ``"raise"`` trains the others to their end and then raises; ``"keep"`` returns the
+        epochs that it finished, fewer than it was asked for.
+    threads
+        How many models run at once; the processors there are by default.
+    verbose
+        1 a progress bar over all steps, 2 a line for each model that ends, 0 nothing; ``"auto"`` is
+        1 on a terminal.
+
+    Returns
+    -------
+    list of History
+        One for each model, in order.
+
+    Raises
+    ------
+    ValueError, TypeError, RuntimeError
+        What does not fit, with the model's place in the list; nothing is trained then.
+    NonFiniteLoss
+        A loss was lost, and ``lost`` is ``"raise"``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastnn as fnn
+    >>> X = np.linspace(-1, 1, 64)[:, None]
+    >>> def make(rate):
+    ...     model = fnn.Sequential([fnn.layers.Dense(16, "tanh"), fnn.layers.Dense(1)])
+    ...     model.compile("mean_squared_error", fnn.optimizers.Adam(rate))
+    ...     return model
+    >>> models = [make(rate) for rate in (1e-4, 1e-3, 1e-2)]
+    >>> histories = fnn.fit_many(models, X, X**2, epochs=100, verbose=0)
+    >>> losses = [history.history["loss"][-1] for history in histories]
+    >>> losses.index(min(losses))
+    2
+    """
+    listed = _listed(models)
+    if lost not in LOST:
+        raise ValueError(f"lost: expected 'raise' or 'keep', got {lost!r}")
+    if callbacks is not None and not callable(callbacks):
+        raise TypeError(
+            "callbacks: expected a function of a model that returns its callbacks, got "
+            f"{callbacks!r}; callbacks keep what they watch, so that models cannot share them"
+        )
+    at_once = available_threads() if threads is None else checks.positive_int("threads", threads)
+    share = _Shared()
+    jobs = []
+    sizes = _for_each("batch_size", batch_size, len(listed))
+    counts = _for_each("epochs", epochs, len(listed))
+    for i, (model, size, count) in enumerate(zip(listed, sizes, counts, strict=True)):
+        count = checks.positive_int("epochs", count)
+        try:
+            data = share.prepared(model, X, y, sample_weight, ("X", "y", "sample_weight"))
+            held_out = None
+            if validation_data is not None:
+                held_out = share.prepared(model, *take_apart("validation_data", validation_data))
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise type(error)(f"models[{i}]: {error}") from None
+        chosen = callback_module.check(None if callbacks is None else callbacks(model))
+        jobs.append(_Job(i, model, data, held_out, model._batch(size, len(data)), count, chosen))
+    _refuse_shared([c for job in jobs for c in job.callbacks])
+    progress = _Together(verbose, sum(job.steps for job in jobs), len(jobs))
+    try:
+        _run(jobs, min(at_once, len(jobs)), shuffle, progress)
+    finally:
+        progress.end()
+    failed = [job for job in jobs if job.error is not None]
+    if failed and lost == "raise":
+        first = failed[0].error
+        assert first is not None
+        numbers = ", ".join(f"models[{job.number}]" for job in failed)
+        first.add_note(f"The loss was lost by {numbers} of {len(jobs)}; the others are trained.")
+        raise first
+    return [job.model.history for job in jobs]
+
+
+@dataclass
+class _Job:
+    """One model to be trained, and what became of it."""
+
+    number: int
+    model: Model
+    data: Data
+    held_out: Data | None
+    batch: int
+    epochs: int
+    callbacks: list[Callback]
+    error: NonFiniteLoss | None = None
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * -(-len(self.data) // self.batch)
+
+    @property
+    def work(self) -> float:
+        """About in proportion to how long it takes: rows times parameters."""
+        network, _ = self.model._need()
+        return float(self.epochs) * len(self.data) * network.size
+
+    def loop(self, shuffle: bool, progress: _Together) -> Loop:
+        return self.model._loop(
+            self.data, self.held_out, self.batch, range(self.epochs), shuffle, self.callbacks,
+            lambda: progress, side_by_side=True,
+        )  # fmt: skip
+
+    def train(self, loop: Loop, progress: _Together) -> None:
+        try:
+            loop.run()
+        except NonFiniteLoss as error:
+            self.error = error
+        progress.ended(self)
+
+
+class _Shared:
+    """Arrays that are checked and converted once for all models that read them alike."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Data] = {}
+
+    def prepared(
+        self, model: Model, X: Any, y: Any, sample_weight: Any, names: tuple[str, str, str]
+    ) -> Data:
+        has_shape = model._chain is not None or model._input is not None
+        key = (names, self._reading(model)) if has_shape else None
+        if key not in self._known:  # what has no shape yet takes that of the data
+            made = model._prepare(X, y, sample_weight, names)
+            key = (names, self._reading(model))
+            self._known.setdefault(key, made)
+        return self._known[key]
+
+    @staticmethod
+    def _reading(model: Model) -> Any:
+        """What the form of a model's data depends on."""
+        network, _ = model._need()
+        losses = tuple((type(head.loss), repr(vars(head.loss))) for head in model.heads)
+        inputs = tuple(zip(network.input_names, network.input_shapes, strict=True))
+        outputs = tuple(zip(model._output_names, network.output_shapes, strict=True))
+        return model._dtype, inputs, outputs, losses
+
+
+class _Together(Progress):
+    """Progress over the steps of all models, told from any thread."""
+
+    def __init__(self, verbose: int | str, steps: int, models: int) -> None:
+        super().__init__(verbose, steps, 1)
+        self._lock, self._models, self._ended = threading.Lock(), models, 0
+
+    def advance(self, steps: int) -> None:
+        with self._lock:
+            super().advance(steps)
+
+    def epoch(self, epoch: int, logs: dict[str, float]) -> None:
+        """Epochs of models that run at once would be a mess on the screen."""
+
+    def ended(self, job: _Job) -> None:
+        """A model is trained, or its loss is lost."""
+        with self._lock:
+            self._ended += 1
+            if self.bar is not None:
+                self.bar.set_description(f"model {self._ended}/{self._models}", refresh=False)
+            if self.lines:
+                found = job.model.history.history
+                values = "  ".join(f"{name} {values[-1]:.4f}" for name, values in found.items())
+                lost = "" if job.error is None else "  loss not finite"
+                print(f"models[{job.number}]  {values}{lost}")
+
+    def close(self) -> None:
+        """One model's end is not that of all."""
+
+    def end(self) -> None:
+        super().close()
+
+
+def _listed(models: Iterable[Model]) -> list[Model]:
+    if not isinstance(models, Iterable):
+        raise TypeError(f"models: expected a list of Model objects, got {models!r}")
+    listed = list(models)
+    if not listed:
+        raise ValueError("models: expected at least one Model, got none")
+    for i, model in enumerate(listed):
+        if not isinstance(model, Model):
+            raise TypeError(f"models[{i}]: expected a Model, got {model!r}")
+        first = next(j for j, other in enumerate(listed) if other is model)
+        if first < i:
+            raise ValueError(f"models[{i}]: is models[{first}]; expected different models")
+    return listed
+
+
+def _for_each(argument: str, value: Any, models: int) -> list[Any]:
+    if not isinstance(value, Sequence):
+        return [value] * models
+    if len(value) != models:
+        raise ValueError(f"{argument}: expected {models}, one for each model, got {len(value)}")
+    return list(value)
+
+
+def _refuse_shared(callbacks: Sequence[Callback]) -> None:
+    if len({id(callback) for callback in callbacks}) < len(callbacks):
+        raise ValueError("callbacks: expected new callbacks for each model, got one of them twice")
+
+
+def _run(jobs: Sequence[_Job], threads: int, shuffle: bool, progress: _Together) -> None:
+    """Train all: the longest first, so that none is left over at the end."""
+    apart: list[tuple[_Job, Loop]] = []
+
+    def train(job: _Job) -> None:
+        loop = job.loop(shuffle, progress)
+        # Where threads divide a batch by rows, that decides how its gradients are summed.
+        if loop.runner.program.split.threads > 1:
+            apart.append((job, loop))
+        else:
+            job.train(loop, progress)
+
+    order = sorted(jobs, key=lambda job: -job.work)
+    places = iter(range(threads))
+    with ThreadPoolExecutor(
+        threads, thread_name_prefix="fit_many", initializer=lambda: _spread(next(places))
+    ) as pool:
+        futures = [pool.submit(train, job) for job in order]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            _stop(futures, jobs)
+    for future in futures:
+        if not future.cancelled():
+            future.result()
+    for job, loop in apart:
+        job.train(loop, progress)
+
+
+def _spread(place: int) -> None:
+    """Move this thread to a processor of its own, and leave it free to move again.
+
+    Linux starts a thread where its parent runs, and may take long to move it from there.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        allowed = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {sorted(allowed)[place % len(allowed)]})
+        os.sched_setaffinity(0, allowed)
+
+
+def _stop(futures: Sequence[Future[None]], jobs: Sequence[_Job]) -> None:
+    """After an interrupt or an error: begin no more, and end those that run after their slice."""
+    for future in futures:
+        future.cancel()
+    while not all(future.done() for future in futures):
+        for job in jobs:
+            job.model.stop_training = True
+        wait(futures, timeout=SLICE)
+
+
+__all__ = ["fit_many"]
