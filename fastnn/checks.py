@@ -142,6 +142,43 @@ def features(
     return array if array.ndim == 2 else array.reshape(len(array), -1)
 
 
+def rows_as_they_lie(
+    name: str,
+    array: np.ndarray,
+    types: tuple[str, ...],
+    shape: tuple[int | None, ...],
+    gaps: bool = False,
+) -> None:
+    """Raise unless native code can read or write the array where it is.
+
+    ``None`` in the shape is any number of rows above 0. With ``gaps`` the numbers of a row may lie
+    apart, if there are two dimensions.
+    """
+    if array.dtype.name not in types or not array.dtype.isnative:
+        raise ValueError(f"{name}: expected {' or '.join(types)}, got {array.dtype}")
+    fits = array.ndim == len(shape) and all(
+        size == wanted if wanted is not None else size > 0
+        for size, wanted in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        expected = ", ".join("n > 0" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name}: expected shape ({expected}), got {array.shape}")
+    if not array[0].flags.c_contiguous and not (gaps and array.ndim == 2):
+        raise ValueError(
+            f"{name}: expected rows without gaps between their numbers, got strides "
+            f"{array.strides} for shape {array.shape} of {array.dtype}"
+        )
+
+
+def flat(array: np.ndarray) -> np.ndarray:
+    """Rows of numbers, (n, numbers), that share the array's memory."""
+    if array.ndim == 2:
+        return array
+    numbers = math.prod(array.shape[1:])
+    strides = (array.strides[0], array.itemsize)
+    return np.lib.stride_tricks.as_strided(array, (len(array), numbers), strides)
+
+
 def same_length(name: str, array: np.ndarray, other: str, n: int) -> None:
     """Raise a ValueError unless the array has n rows."""
     if len(array) != n:

@@ -46,7 +46,8 @@ def copy_of(model: SomeModel, dtype: str | None = None) -> SomeModel:
     made = copy(model)
     if isinstance(made, Sequential) and isinstance(model, Sequential):
         made._layers = model.layers
-    made._runners, made.history, made.stop_training = {}, History(), False
+    made._runners, made._direct = {}, {}
+    made.history, made.stop_training = History(), False
     made._dtype = dtype or model._dtype
     if model._compiled:
         made.optimizer = copy(model.optimizer)

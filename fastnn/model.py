@@ -31,7 +31,7 @@ from .lookup import near_matches
 from .metrics import get as resolve_metric
 from .network import Network, chain
 from .report import Table, describe_layers, describe_program, profile_program, said
-from .runtime import BACKENDS, Runner, State, aligned, make_runner, most_threads
+from .runtime import BACKENDS, NativeRunner, Runner, State, aligned, make_runner, most_threads
 from .training import History, Loop, NonFiniteLoss, Progress, summarise
 
 DTYPES = ("float32", "float64")
@@ -135,11 +135,12 @@ class Model:
         self._says = False
         self._dtype = "float32"
         self._runners: dict[Any, Runner] = {}
+        self._direct: dict[int, Callable[[Any, Any], Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what points to native memory and is made on demand, and
         without what was measured on this machine."""
-        return self.__dict__ | {"_runners": {}, "_choices": {}}
+        return self.__dict__ | {"_runners": {}, "_direct": {}, "_choices": {}}
 
     # ------------------------------------------------------------------ building and compiling
 
@@ -191,7 +192,7 @@ class Model:
         slots = len(self.optimizer.slots) if self._compiled else 0
         made = [aligned(self._chain.size, self._dtype) for _ in range(slots)]
         self._state = State(parameters, made, self.seed, buffers=buffers)
-        self._runners.clear()
+        self._forget_runners()
 
     def compile(
         self,
@@ -344,6 +345,10 @@ class Model:
                 self._runners.pop(next(iter(self._runners)))
             self._runners[key] = self._make_runner(purpose, batch, side_by_side)
         return self._runners[key]
+
+    def _forget_runners(self) -> None:
+        self._runners.clear()
+        self._direct.clear()
 
     def _make_runner(self, purpose: Purpose, batch: int, side_by_side: bool) -> Runner:
         chain, state = self._need()
@@ -817,6 +822,88 @@ class Model:
             return dict(zip(self._output_names, found, strict=True))
         return found if len(found) > 1 else found[0]
 
+    def predict_into(self, X: Any, out: Any) -> Any:
+        """Outputs for all rows, written to an array: for few rows at a time, again and again.
+
+        Where ``predict`` checks and converts, this reads X and writes ``out`` as they lie, and
+        after the first call with so many rows nothing is allocated. Numbers are not looked at: NaN
+        in X gives NaN in ``out``.
+
+        Parameters
+        ----------
+        X
+            Examples (n, ...), uint8, float32 or float64. Of two dimensions, with any strides; of
+            more, without gaps within an example.
+        out
+            Where to write: an array of the shape that ``predict`` returns, of the model's number
+            type, without gaps within a row.
+
+        Returns
+        -------
+        array
+            ``out``.
+
+        Raises
+        ------
+        ValueError
+            An array does not fit, or the model has several inputs or outputs.
+
+        Examples
+        --------
+        >>> import numpy as np, fastnn as fnn
+        >>> model = fnn.Sequential([fnn.Input(4), fnn.layers.Dense(3, "softmax")])
+        >>> model.compile("cross_entropy")
+        >>> x, out = np.ones((1, 4), "float32"), np.empty((1, 3), "float32")
+        >>> bool(np.all(model.predict_into(x, out) == model.predict(x)))
+        True
+        """
+        try:
+            direct = self._direct[len(X)]
+        except (KeyError, TypeError):
+            direct = self._make_direct(X, out)
+        return direct(X, out)
+
+    def _make_direct(self, X: Any, out: Any) -> Callable[[Any, Any], Any]:
+        network, _ = self._need()
+        if len(network.inputs) > 1 or len(network.output_shapes) > 1:
+            raise ValueError(
+                f"X: expected a model of one input and one output, got {len(network.inputs)} and "
+                f"{len(network.output_shapes)}; use predict"
+            )
+        self._refuse(X, out)
+        rows = len(X)
+        runner = self._runner("predict", None, min(rows, EVALUATION_BATCH))
+        direct = None
+        if isinstance(runner, NativeRunner) and rows <= EVALUATION_BATCH:
+            (example,), (output,) = network.input_shapes, network.output_shapes
+            direct = runner.direct(rows, example, output, self._refuse)
+        if len(self._direct) >= 16:  # as with the runners
+            self._direct.pop(next(iter(self._direct)))
+        self._direct[rows] = direct or self._predict_by_runner
+        return self._direct[rows]
+
+    def _refuse(self, X: Any, out: Any) -> None:
+        """Raise for arrays that ``predict_into`` cannot read and write as they lie."""
+        network, _ = self._need()
+        (example,), (output,) = network.input_shapes, network.output_shapes
+        for name, array in (("X", X), ("out", out)):
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{name}: expected a NumPy array, got a {type(array).__name__}")
+        types = ("uint8", "float32", "float64")
+        checks.rows_as_they_lie("X", X, types, (None, *example), gaps=True)
+        checks.rows_as_they_lie("out", out, (self._dtype,), (len(X), *output))
+        if not out.flags.writeable:
+            raise ValueError("out: expected an array that can be written to, got a read-only one")
+
+    def _predict_by_runner(self, X: Any, out: Any) -> Any:
+        """``predict_into`` where threads divide the work, in batches, or in NumPy."""
+        self._refuse(X, out)
+        batch = min(EVALUATION_BATCH, len(X))
+        runner = self._runner("predict", None, batch)
+        feeds = {feed_name("x", 0): checks.flat(X), feed_name("out", 0): checks.flat(out)}
+        runner.run_all(feeds, np.zeros((1, 0)), rows=len(X), batch=batch)
+        return out
+
     def input_gradients(self, X: Any, y: Any = None, *, sample_weight: Any = None) -> Any:
         """Derivatives by the numbers of X, as the model predicts (nothing is dropped).
 
@@ -996,7 +1083,7 @@ class Model:
     def choose(self, choices: Mapping[str, str]) -> None:
         """Take kernels of other providers for some calls, by their signatures."""
         self._choices = dict(choices)
-        self._runners.clear()
+        self._forget_runners()
 
     def _example(self, n: int) -> Data:
         """Data of the right shapes, for a program whose data are not here yet."""

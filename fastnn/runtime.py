@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,18 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from .compiler import Node, Program, Tensor
+from .compiler import Node, Program, Tensor, feed_name
 from .compiler.plan import concrete
 from .kernels import aot, provider, ref
 from .kernels.aot import executor
 from .kernels.formula import FORMULAS
-from .kernels.op import BATCH, Binding
+from .kernels.op import BATCH, Binding, Shape
 from .kernels.ref.random import shuffled
 
 Feeds = Mapping[str, np.ndarray]
 
 #: Seconds of one native call, so that Ctrl-C and the progress bar are served in time.
 SLICE = 0.05
+
+#: FLOPs of a call from Python from which on other Python threads run meanwhile: to let them takes
+#: a microsecond, and to come back as long as they wish.
+LONG = 1e7
 
 FINISHED, OUT_OF_TIME, NOT_FINITE = executor.FINISHED, executor.OUT_OF_TIME, executor.NOT_FINITE
 
@@ -441,6 +445,35 @@ class NativeRunner(Runner):
         operands = zip(op.operands, node.operands, strict=True)
         given = {operand.name for operand, tensor in operands if tensor is not None}
         return kernels.kernel(op.name, op.dims(shapes), node.attrs, given, threads)
+
+    def direct(
+        self, rows: int, example: Shape, output: Shape, refuse: Callable[[Any, Any], None]
+    ) -> executor.Direct | None:
+        """The program for so many rows as a function of two arrays, without what `run` does for
+        any program; None where threads divide it, BLAS takes part, or dimensions are too many.
+
+        The function calls ``refuse(x, out)`` with arrays that do not fit.
+        """
+        dimensions = 1 + max(len(example), len(output))
+        if self.program.split.threads > 1 or "blas" in self.providers:
+            return None
+        if dimensions > executor.MOST_DIMENSIONS:
+            return None
+        self._steps["rows"], self._steps["first"], self._steps["order"] = rows, 0, 0
+        numbers = {"float32": b"-f", "float64": b"--d"}[self.program.dtype]
+        places = {
+            name: [(i, j) for i, j, feed in self._feed_places if feed == name]
+            for name in (feed_name("x", 0), feed_name("out", 0))
+        }
+        return executor.Direct(
+            self.table(rows)[0],
+            self._steps,
+            (places[feed_name("x", 0)], (rows, *example), b"Bfd"),
+            (places[feed_name("out", 0)], (rows, *output), numbers),
+            self.program.flops(rows) > LONG,
+            threading.Lock(),
+            refuse,
+        )
 
     @cached_property
     def _feed_places(self) -> tuple[tuple[int, int, str], ...]:

@@ -12,6 +12,7 @@ ISA_LEVELS: tuple[str, ...]
 cpu_isa: str
 threaded: bool
 most_threads: int
+MOST_DIMENSIONS: int
 
 def run(
     full: np.ndarray,
@@ -39,5 +40,19 @@ def run(
 ) -> tuple[int, int]: ...
 def shuffled(seed: int, epoch: int, n: int) -> np.ndarray: ...
 def all_within(array: np.ndarray, limit: float, threads: int = ...) -> bool: ...
+
+class Direct:
+    def __init__(
+        self,
+        table: np.ndarray,
+        step: np.ndarray,
+        source: tuple[list[tuple[int, int]], tuple[int, ...], bytes],
+        target: tuple[list[tuple[int, int]], tuple[int, ...], bytes],
+        releases: bool,
+        lock: Any,
+        refuse: Any,
+    ) -> None: ...
+    def __call__(self, x: Any, out: Any) -> Any: ...
+
 def call_kernel(call: Any, thread: int = ..., threads: int = ...) -> None: ...
 def time_kernel(call: Any, seconds: float) -> float: ...

@@ -4,6 +4,8 @@ It knows kernels only as functions of ``abi.h``'s type, neither what they comput
 made them. Tables are built and checked in Python; nothing is allocated and nothing checked here.
 """
 
+from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release,
+                             PyObject_GetBuffer)
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 
@@ -25,6 +27,8 @@ cdef extern from "abi.h" nogil:
     ctypedef struct Call:
         Kernel kernel
         Step* step
+        void** buffers
+        int64_t* sizes
         int64_t shared
     int FASTNN_BUFFERS, FASTNN_FORMULAS, FASTNN_SIZES, FASTNN_CONSTANTS
 
@@ -317,6 +321,133 @@ def all_within(array, double limit, int threads=1):
     if error:
         raise OSError(error, f"could not start {threads} threads")
     return not job.found
+
+
+cdef enum:
+    PLACES = 8  # of one array in a program's calls
+    DIMENSIONS = 8
+
+#: Of an array that `Direct` takes.
+MOST_DIMENSIONS = DIMENSIONS
+
+
+ctypedef struct Place:
+    Call* call
+    int operand
+
+
+cdef class Array:
+    """One of a user's arrays: the shape it must have, and where calls read or write it."""
+    cdef Place places[PLACES]
+    cdef int n_places, dimensions, flags
+    cdef int64_t shape[DIMENSIONS]
+    cdef bytes formats  # letters of the number types that are welcome, at the places of their codes
+    cdef const char* letters
+
+    def __init__(self, table, places, shape, bytes formats, bint writes):
+        cdef uintptr_t address = table.ctypes.data
+        assert len(places) <= PLACES and 2 <= len(shape) <= DIMENSIONS
+        self.n_places, self.dimensions = len(places), len(shape)
+        self.flags = PyBUF_FORMAT | PyBUF_STRIDES | (PyBUF_WRITABLE if writes else 0)
+        self.formats = formats
+        self.letters = formats
+        for i, (call, operand) in enumerate(places):
+            self.places[i].call = <Call*>address + <int>call
+            self.places[i].operand = operand
+        for i, size in enumerate(shape):
+            self.shape[i] = size
+
+    cdef int take(self, Py_buffer* view) except -1:
+        """Point the calls to an array; 0 where it does not fit."""
+        cdef int i, code = 0
+        cdef int64_t run = view.itemsize
+        cdef Call* call
+        if view.ndim != self.dimensions or view.format == NULL or view.format[1] != 0:
+            return 0
+        while self.letters[code] != view.format[0]:
+            if self.letters[code] == 0:
+                return 0
+            code += 1
+        for i in range(self.dimensions - 1, -1, -1):
+            if view.shape[i] != self.shape[i]:
+                return 0
+            # The numbers of a row follow each other; those that are read, of two dimensions, at any
+            # distance.
+            if i > 0 and (self.dimensions > 2 or self.flags & PyBUF_WRITABLE):
+                if view.strides[i] != run and view.shape[i] > 1:
+                    return 0
+                run *= view.shape[i]
+        for i in range(self.n_places):
+            call = self.places[i].call
+            call.buffers[self.places[i].operand] = view.buf
+            call.sizes[3] = code
+            call.sizes[4] = view.strides[0]
+            call.sizes[5] = view.strides[1] if self.dimensions == 2 else view.itemsize
+        return 1
+
+
+cdef class Direct:
+    """Runs the calls of one thread from one array to another, with as little around it as can be.
+
+    ``table`` and ``steps`` are those of `run`, with one thread; ``source`` and ``target`` are
+    ``(places, shape, formats)``: call and operand numbers, the shape, and the number types by the
+    letters of the buffer protocol. With ``releases`` other Python threads run meanwhile.
+    """
+    cdef object table, lock, refuse
+    cdef Call* calls
+    cdef int64_t n
+    cdef Array source, target
+    cdef bint releases
+
+    def __init__(self, table, step, source, target, bint releases, lock, refuse):
+        cdef uintptr_t address = table.ctypes.data
+        assert table.dtype == CALL and table.ndim == 1 and step.dtype == STEP
+        self.table, self.lock, self.refuse = (table, step), lock, refuse
+        self.calls = <Call*>address
+        self.n = len(table)
+        self.releases = releases
+        self.source = Array(table, *source, False)
+        self.target = Array(table, *target, True)
+
+    def __call__(self, x, out):
+        cdef Py_buffer read, written
+        cdef bint fits = False
+        try:
+            PyObject_GetBuffer(x, &read, self.source.flags)
+        except (BufferError, TypeError, ValueError):
+            self.refuse(x, out)
+            raise
+        try:
+            try:
+                PyObject_GetBuffer(out, &written, self.target.flags)
+            except (BufferError, TypeError, ValueError):
+                self.refuse(x, out)
+                raise
+            try:
+                if self.releases:
+                    with self.lock:  # calls share the memory in between
+                        fits = self.source.take(&read) and self.target.take(&written)
+                        if fits:
+                            with nogil:
+                                self.run()
+                else:
+                    fits = self.source.take(&read) and self.target.take(&written)
+                    if fits:
+                        self.run()
+            finally:
+                PyBuffer_Release(&written)
+        finally:
+            PyBuffer_Release(&read)
+        if not fits:
+            self.refuse(x, out)
+        return out
+
+    cdef void run(self) noexcept nogil:
+        cdef uint64_t before = flush_subnormals()
+        cdef int64_t i
+        for i in range(self.n):
+            self.calls[i].kernel(self.calls + i, 0, 1)
+        restore_rounding(before)
 
 
 def call_kernel(call, int thread=0, int threads=1):

@@ -73,6 +73,8 @@ cdef extern from "tile.h" nogil:
     int TILE_NEXT
     ctypedef void (*tile_fn)(const TileShape*, const real*, const real*, real*, int) noexcept nogil
     tile_fn tile_for(int rows, int columns, int by_columns)
+    int ROW_COLUMNS
+    void tile_of_a_row(const TileShape*, const real*, const real*, real*)
     int TILE_READS, TILE_WRITES, TILE_PACKS
     tile_fn tile_with_duty(int rows, int duty)
 

@@ -87,7 +87,7 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
                           int64_t j1) noexcept nogil:
     cdef TileShape shape
     cdef int64_t block, blocks = blocks_of(i1 - i0, TILE_ROWS)
-    cdef int64_t top, bottom, j, panel
+    cdef int64_t top, bottom, first, j, panel
     cdef int width
     cdef const real* a
     shape.k = p.k
@@ -99,8 +99,13 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
         top = i0 + (i1 - i0) * block // blocks
         bottom = i0 + (i1 - i0) * (block + 1) // blocks
         a = p.a + (top if p.a_by_columns else top * p.lda)
-        for panel in range(blocks_of(j1 - j0, TILE_COLUMNS)):
-            j = j0 + panel * TILE_COLUMNS
+        first = j0
+        while bottom - top == 1 and not p.a_by_columns and j1 - first >= ROW_COLUMNS:
+            shape.bias = p.bias + first if p.bias != NULL else NULL
+            tile_of_a_row(&shape, a, p.b + first, p.c + top * p.ldc + first)
+            first += ROW_COLUMNS
+        for panel in range(blocks_of(j1 - first, TILE_COLUMNS)):
+            j = first + panel * TILE_COLUMNS
             width = <int>min(j1 - j, <int64_t>TILE_COLUMNS)
             shape.bias = p.bias + j if p.bias != NULL else NULL
             tile_for(<int>(bottom - top), width, p.a_by_columns)(

@@ -109,6 +109,25 @@ FASTNN_INLINE void tile_body(const int MR, const int NV, const int PARTIAL, cons
 #undef LOAD_LAST
 }
 
+/* One row of C by ROW_VECTORS whole vectors: a tile of one row by two waits for each sum. */
+#define ROW_VECTORS 8
+#define ROW_COLUMNS (ROW_VECTORS * VLEN)
+static void tile_of_a_row(const TileShape *shape, const real *a, const real *b, real *c) {
+    const real *bias = shape->bias;
+    vreal acc[ROW_VECTORS];
+#pragma GCC unroll 8
+    for (int v = 0; v < ROW_VECTORS; v++) acc[v] = bias ? v_load(bias + v * VLEN) : (vreal){0};
+#pragma GCC unroll 1
+    for (int64_t k = 0; k < shape->k; k++) {
+        const vreal scalar = v_all(a[k]);
+#pragma GCC unroll 8
+        for (int v = 0; v < ROW_VECTORS; v++) acc[v] += scalar * v_load(b + v * VLEN);
+        b += shape->ldb;
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < ROW_VECTORS; v++) v_store(c + v * VLEN, acc[v]);
+}
+
 #define TILE_NAME(MR, NV, PARTIAL, BY_COLUMNS, DUTY) tile_##MR##_##NV##_##PARTIAL##_##BY_COLUMNS##_##DUTY
 #define TILE(MR, NV, PARTIAL, BY_COLUMNS, DUTY)                                                    \
     static void TILE_NAME(MR, NV, PARTIAL, BY_COLUMNS, DUTY)(                                      \
