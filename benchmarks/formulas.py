@@ -398,7 +398,7 @@ def _in_memory(groups: Sequence[Group], who: str) -> list[str]:
     return [f"- {title}: {', '.join(names)}" for title, names in titles.items() if names]
 
 
-def as_json(
+def as_result(
     measured: Sequence[Sequence[Group]], options: argparse.Namespace, mark: dict[str, Any]
 ) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
@@ -469,8 +469,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             failed |= bad
             print(f"\n## {kernels.name}, {options.dtype}: {kind.name}\n")
             print("\n".join([kind_table(groups, kernels.name), "", *lines]), flush=True)
-    if options.json:
-        report.write_json(options.json, as_json(measured, options, mark))
+    report.write(options, as_result(measured, options, mark))
     return int(failed)
 
 

@@ -19,9 +19,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from fastnn import machine
 from fastnn.benchmarks import calls, report
 from fastnn.benchmarks.networks import NETWORKS
 from fastnn.kernels import provider
@@ -67,6 +69,18 @@ class Product:
     @property
     def flops(self) -> float:
         return 2.0 * self.batch * self.inputs * self.units
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What was measured, for each library."""
+        known = {
+            "flops": self.flops,
+            "bytes": 4 * (self.left.size + self.right.size + self.out.size),
+        }
+        return [
+            {"key": [self.name, name], "unit": "us", "samples": [1e6 * t for t in times], **known}
+            for name, times in self.times.items()
+        ]
 
     def ours(self, kernels: Provider, scratch: np.ndarray) -> Callable[[float], float]:
         """Our kernel as a function of how long to run it, returning seconds per product."""
@@ -130,10 +144,9 @@ def products() -> list[Product]:
 def run(argv: Sequence[str] | None = None) -> int:
     """The benchmark as a command; 1 when a result was wrong."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each library (7)")
-    parser.add_argument("--seconds", type=float, default=0.02, help="length of a turn (0.02)")
-    parser.add_argument("--json", help="write everything to this file")
-    options = parser.parse_args(argv)
+    options = report.parse(parser, argv, rounds=7, seconds=0.02)
+    if options.compare:
+        return report.print_comparison(*options.compare)
     if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # read when NumPy is loaded: start afresh
         pools = dict.fromkeys(("OPENBLAS", "MKL", "OMP", "BLIS"), "1")
         environment = os.environ | {f"{pool}_NUM_THREADS": n for pool, n in pools.items()}
@@ -145,7 +158,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     peak = report.fma_peak([1])[1]
     print(f"measured FMA peak of one thread: {peak:.0f} GFLOP/s\n")
     scratch = aligned(max(k.scratch_bytes for k in calls.providers("float32")))
-    rows, ratios, entries, wrong = [], [], [], 0
+    rows, ratios, measured, wrong = [], [], [], 0
     for product in products():
         measures = libraries(product, scratch)
         for name, measure in measures.items():
@@ -158,24 +171,33 @@ def run(argv: Sequence[str] | None = None) -> int:
         for _ in range(options.rounds):
             for name, measure in measures.items():
                 product.times[name].append(measure(options.seconds))
-        row, ratio, entry = _summary(product, peak)
+        row, ratio = _summary(product, peak)
         rows.append(row)
         ratios.append(ratio)
-        entries.append(entry)
+        measured.append(product)
     headings = ["product", "FLOPs", *measures, "of peak", "ours / best other"]
     headings += ["numba / cython"] * ("numba" in measures)
     print(report.table(headings, rows))
     print(f"\nours / best other: {_summed_up(ratios)}")
     if "numba" in measures:
-        against = [np.median(np.divide(e["seconds"]["fastnn"], e["seconds"]["numba"]))
-                   for e in entries]  # fmt: skip
-        small = [r for r, e in zip(against, entries, strict=True) if max(e["sizes"]) <= SMALL]
+        against = [float(np.median(np.divide(p.times["fastnn"], p.times["numba"])))
+                   for p in measured]  # fmt: skip
+        small = [r for r, p in zip(against, measured, strict=True)
+                 if max(p.batch, p.inputs, p.units) <= SMALL]  # fmt: skip
         print(f"numba / cython: {_summed_up(against)}")
         print(f"numba / cython, all sizes up to {SMALL}: {_summed_up(small)}")
-    if options.json:
-        report.write_json(
-            options.json, {"benchmark": "gemm", "machine": mark, "peak": peak, "rows": entries}
-        )
+    report.write(
+        options,
+        {
+            "benchmark": "gemm",
+            "fingerprint": mark,
+            "settings": {"rounds": options.rounds, "seconds": options.seconds},
+            "fma_gflops": {1: peak},
+            "memory_gbytes": machine.measure().bandwidth(1),
+            "key_names": ["product", "peer"],
+            "rows": [row for product in measured for row in product.rows],
+        },
+    )
     return wrong
 
 
@@ -184,7 +206,7 @@ def _summed_up(ratios: Sequence[float]) -> str:
     return f"geometric mean {mean:.2f}, least {min(ratios):.2f}, over {len(ratios)} products"
 
 
-def _summary(product: Product, peak: float) -> tuple[list[str], float, dict]:
+def _summary(product: Product, peak: float) -> tuple[list[str], float]:
     rates = {
         name: product.flops / float(np.median(times)) / 1e9 for name, times in product.times.items()
     }
@@ -206,11 +228,7 @@ def _summary(product: Product, peak: float) -> tuple[list[str], float, dict]:
     if "numba" in product.times:
         against = np.divide(product.times["fastnn"], product.times["numba"])
         row.append(f"{np.median(against):.2f} ({against.min():.2f}-{against.max():.2f})")
-    sizes = [product.batch, product.inputs, product.units]
-    entry = {
-        "key": [product.name], "flops": product.flops, "sizes": sizes, "seconds": product.times,
-    }  # fmt: skip
-    return row, ratio, entry
+    return row, ratio
 
 
 if __name__ == "__main__":

@@ -141,10 +141,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         fnn.custom.forget(name)
     header = ["", "own, us/step", "library, us/step", "speed of own", "spread"]
     print(report.table(header, cells))
-    if options.json:
-        settings = {"rounds": options.rounds, "seconds": options.seconds}
-        result = {"benchmark": "own_functions", "fingerprint": mark, "settings": settings}
-        report.write_json(options.json, {**result, "rows": rows})
+    settings = {"rounds": options.rounds, "seconds": options.seconds}
+    result = {"benchmark": "own_functions", "fingerprint": mark, "settings": settings}
+    report.write(options, {**result, "rows": rows})
     return int(wrong > 0)
 
 

@@ -66,7 +66,7 @@ class Fastnn(Peer):
     def __init__(self, network, X, y, weights, threads, learning_rate) -> None:
         from fastnn import Sequential, layers, optimizers
 
-        hidden = [layers.Dense(units, activation="relu") for units in network.sizes[1:-1]]
+        hidden = [layers.Dense(units, network.activation) for units in network.sizes[1:-1]]
         last = layers.Dense(network.sizes[-1], activation="softmax" if network.classifies else None)
         self.model = Sequential([*hidden, last], seed=0)
         self.model.compile(
@@ -123,6 +123,7 @@ class Numpy(Peer):
         epsilon_hat: bool = False,
     ) -> None:
         self.batch, self.classifies = network.batch, network.classifies
+        self.tanh = network.activation == "tanh"
         self.learning_rate, self.hat, self.t = learning_rate, epsilon_hat, 0
         self.X, self.y = X.astype(dtype, copy=False), y if self.classifies else y.astype(dtype)
         flat = np.concatenate([array.ravel() for array in weights]).astype(dtype)
@@ -134,7 +135,7 @@ class Numpy(Peer):
         shapes = [(self.batch, units) for units in network.sizes[1:]]
         self.out = [np.empty(shape, dtype) for shape in shapes]
         self.delta = [np.empty(shape, dtype) for shape in shapes]
-        self.alive = [np.empty(shape, bool) for shape in shapes]
+        self.slope = [np.empty(shape, dtype if self.tanh else bool) for shape in shapes]
         self.rows = np.arange(self.batch)
 
     @staticmethod
@@ -162,7 +163,9 @@ class Numpy(Peer):
         for i, (W, b, out) in enumerate(zip(self.W, self.b, self.out, strict=True)):
             np.matmul(x, W, out=out)
             out += b
-            if i < last:
+            if i < last and self.tanh:
+                np.tanh(out, out=out)
+            elif i < last:
                 np.maximum(out, 0, out=out)
             x = out
         delta = self.delta[-1]
@@ -186,8 +189,13 @@ class Numpy(Peer):
             delta.sum(axis=0, out=self.db[i])
             if i:
                 np.matmul(delta, self.W[i].T, out=self.delta[i - 1])
-                np.greater(below, 0, out=self.alive[i - 1])
-                self.delta[i - 1] *= self.alive[i - 1]
+                slope = self.slope[i - 1]
+                if self.tanh:
+                    np.multiply(below, below, out=slope)
+                    np.subtract(1, slope, out=slope)
+                else:
+                    np.greater(below, 0, out=slope)
+                self.delta[i - 1] *= slope
 
     def update(self) -> None:
         self.t += 1
@@ -221,6 +229,7 @@ class PlainNumpy(Peer):
     def __init__(self, network, X, y, weights, threads, learning_rate) -> None:
         self.X, self.y, self.batch = X, y, network.batch
         self.classifies, self.learning_rate, self.t = network.classifies, learning_rate, 0
+        self.tanh = network.activation == "tanh"
         self.parameters = [array.copy() for array in weights]
         self.m = [np.zeros_like(p) for p in weights]
         self.v = [np.zeros_like(p) for p in weights]
@@ -238,7 +247,8 @@ class PlainNumpy(Peer):
         Ws, bs = self.parameters[0::2], self.parameters[1::2]
         inputs = [x]
         for W, b in zip(Ws[:-1], bs[:-1], strict=True):
-            inputs.append(np.maximum(inputs[-1] @ W + b, 0))
+            z = inputs[-1] @ W + b
+            inputs.append(np.tanh(z) if self.tanh else np.maximum(z, 0))
         z = inputs[-1] @ Ws[-1] + bs[-1]
         if self.classifies:
             shifted = z - z.max(axis=1, keepdims=True)
@@ -255,7 +265,7 @@ class PlainNumpy(Peer):
         for W, a in zip(reversed(Ws), reversed(inputs), strict=True):
             gradients = [a.T @ delta, delta.sum(axis=0), *gradients]
             if a is not x:
-                delta = (delta @ W.T) * (a > 0)
+                delta = (delta @ W.T) * (1 - a**2 if self.tanh else a > 0)
         return float(loss), gradients
 
     def update(self, gradients) -> None:
@@ -282,7 +292,7 @@ class PyTorch(Peer):
         self.torch = torch
         modules: list[nn.Module] = []
         for i, (inputs, units) in enumerate(pairwise(network.sizes)):
-            modules += [nn.ReLU()] if i else []
+            modules += [nn.Tanh() if network.activation == "tanh" else nn.ReLU()] if i else []
             modules.append(nn.Linear(inputs, units))
         self.model = nn.Sequential(*modules)
         self.linear = [module for module in modules if isinstance(module, nn.Linear)]
@@ -345,10 +355,11 @@ class Jax(Peer):
     def epochs(self, network: Network) -> Any:
         """A function of state, learning rate and data that trains for an epoch."""
         jax, jnp = self.jax, self.jax.numpy
+        activation = jnp.tanh if network.activation == "tanh" else jax.nn.relu
 
         def loss(weights, x, y):
             for i in range(0, len(weights), 2):
-                x = (jax.nn.relu(x) if i else x) @ weights[i] + weights[i + 1]
+                x = (activation(x) if i else x) @ weights[i] + weights[i + 1]
             if network.classifies:
                 picked = jnp.take_along_axis(jax.nn.log_softmax(x), y[:, None], axis=1)
                 return -jnp.mean(picked)
@@ -407,7 +418,7 @@ class ScikitLearn(Peer):
         self.X, self.y = X, y.ravel()
         self.model = (MLPClassifier if network.classifies else MLPRegressor)(
             hidden_layer_sizes=network.sizes[1:-1],
-            activation="relu",
+            activation=network.activation,
             alpha=0.0,
             batch_size=network.batch,
             learning_rate_init=learning_rate,

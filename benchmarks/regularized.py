@@ -137,10 +137,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         ]
         print(report.table(["", "threads", "us/step", "spread", "of plain"], cells), flush=True)
         rows += found
-    if options.json:
-        settings = {"rounds": options.rounds, "seconds": options.seconds}
-        result = {"benchmark": "regularized", "fingerprint": mark, "settings": settings}
-        report.write_json(options.json, {**result, "rows": rows})
+    settings = {"rounds": options.rounds, "seconds": options.seconds}
+    result = {"benchmark": "regularized", "fingerprint": mark, "settings": settings}
+    report.write(options, {**result, "rows": rows})
     return int(wrong > 0)
 
 

@@ -23,7 +23,18 @@ from typing import Any
 
 import numpy as np
 
-PACKAGES = ("fastnn", "numpy", "numba", "cython", "torch", "jax", "jaxlib", "scikit-learn", "scipy")
+PACKAGES = (
+    "fastnn",
+    "numpy",
+    "numba",
+    "cython",
+    "torch",
+    "jax",
+    "jaxlib",
+    "scikit-learn",
+    "scipy",
+    "onnxruntime",
+)
 
 # The x86-64 psABI levels, by the flags that each adds and that tell it from the one below.
 X86_LEVELS = (
@@ -158,19 +169,30 @@ def _commit() -> str | None:
 
 
 def parse(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None, *, rounds: int, seconds: float
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    *,
+    rounds: int,
+    seconds: float | None,
 ) -> argparse.Namespace:
-    """The options of a benchmark, with those that all of them have and their defaults."""
+    """The options of a benchmark, with those that all of them have and their defaults.
+
+    ``seconds`` is None where a turn takes as long as it takes.
+    """
     parser.add_argument("--rounds", type=int, default=rounds, help=f"turns of each ({rounds})")
-    parser.add_argument(
-        "--seconds", type=float, default=seconds, help=f"length of a turn ({seconds})"
-    )
+    if seconds is not None:
+        parser.add_argument(
+            "--seconds", type=float, default=seconds, help=f"length of a turn ({seconds})"
+        )
     parser.add_argument("--json", metavar="FILE", help="write everything there")
+    parser.add_argument(
+        "--html", metavar="FILE", help="write a page with tables and plots there (needs matplotlib)"
+    )
     parser.add_argument(
         "--compare", nargs=2, metavar=("BEFORE", "AFTER"), help="compare two JSON files and stop"
     )
     options = parser.parse_args(argv)
-    if options.rounds < 1 or options.seconds <= 0:
+    if options.rounds < 1 or (seconds is not None and options.seconds <= 0):
         parser.error("--rounds and --seconds must be positive")
     return options
 
@@ -188,8 +210,14 @@ def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
     return found
 
 
-def write_json(file: str | Path, result: dict[str, Any]) -> None:
-    Path(file).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+def write(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Write what was measured to the files that were asked for."""
+    if options.json:
+        Path(options.json).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    if options.html:
+        from fastnn.benchmarks import page
+
+        page.write(options.html, [result])
 
 
 def compare(before: str | Path, after: str | Path) -> str:

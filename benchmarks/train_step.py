@@ -338,7 +338,7 @@ def summary_table(measured: dict[Network, list[Outcome]]) -> str:
     return report.table(["network", "time relative to", *columns], rows) if rows else ""
 
 
-def as_json(
+def as_result(
     measured: dict[Network, list[Outcome]],
     options: argparse.Namespace,
     peak: dict[int, float],
@@ -367,6 +367,7 @@ def as_json(
         "fingerprint": mark,
         "settings": settings,
         "fma_gflops": peak,
+        "key_names": ["network", "peer", "threads"],
         "tolerances": {network.name: tolerances(network) for network in measured},
         "rows": rows,
         "without_numbers": failed,
@@ -437,8 +438,7 @@ def run(
         print("\n" + network_table(network, measured[network], peak), flush=True)
     print("\n## Summary\n\n" + summary_table(measured))
     print("\n## Deviations from float64\n\n" + check_table(measured))
-    if options.json:
-        report.write_json(options.json, as_json(measured, options, peak, mark))
+    report.write(options, as_result(measured, options, peak, mark))
     everything = [outcome for outcomes in measured.values() for outcome in outcomes]
     return int(any(outcome.status in options.bad for outcome in everything))
 

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import NoReturn
@@ -65,7 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="versions, processor, threads, optional packages")
     info.set_defaults(run=_info)
     # Never parsed here, because its options are the benchmark's: main() passes them on.
-    commands.add_parser("bench", help="time training steps against other libraries (bench --help)")
+    commands.add_parser(
+        "bench",
+        help=f"measure against other libraries: {', '.join(BENCHMARKS)} (bench train --help)",
+    )
     return parser
 
 
@@ -111,10 +115,22 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _bench(arguments: Sequence[str]) -> int:
-    from .benchmarks import train_step
+#: What ``fastnn bench`` can run: the modules, by what a user calls them.
+BENCHMARKS = {
+    "train": "train_step", "gemm": "gemm", "ops": "formulas", "latency": "latency",
+    "many": "many", "startup": "startup", "memory": "memory", "page": "page",
+}  # fmt: skip
 
-    return train_step.run(arguments[1:] if arguments[:1] == ["train"] else arguments)
+
+def _bench(arguments: Sequence[str]) -> int:
+    name = "train"
+    if arguments and not arguments[0].startswith("-"):
+        name, *arguments = arguments
+    if name not in BENCHMARKS:
+        raise ValueError(f"bench: expected one of {', '.join(BENCHMARKS)}, got {name!r}")
+    module = import_module(f".benchmarks.{BENCHMARKS[name]}", __package__)
+    status: int = module.run(arguments)
+    return status
 
 
 def _load(options: argparse.Namespace) -> Task:

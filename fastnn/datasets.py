@@ -22,7 +22,6 @@ import zlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -68,6 +67,8 @@ def load_digits() -> Split:
     >>> X_train.shape, X_test.shape
     ((1437, 64), (360, 64))
     """
+    from importlib import resources  # here, because it takes long to load
+
     path = resources.files("fastnn").joinpath("data", "digits.npz")
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         images = arrays["images"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import callbacks as callback_module
 from . import checks
@@ -16,6 +15,9 @@ from .compiler import available_threads
 from .data import Data, take_apart
 from .model import Model
 from .training import SLICE, Loop, NonFiniteLoss, Progress
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 #: What becomes of a model whose loss is lost.
 LOST = ("raise", "keep")
@@ -257,6 +259,9 @@ def _refuse_shared(callbacks: Sequence[Callback]) -> None:
 
 def _run(jobs: Sequence[_Job], threads: int, shuffle: bool, progress: _Together) -> None:
     """Train all: the longest first, so that none is left over at the end."""
+    # Here, because it brings logging along, which takes long to load.
+    from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
     apart: list[tuple[_Job, Loop]] = []
 
     def train(job: _Job) -> None:
@@ -297,6 +302,8 @@ def _spread(place: int) -> None:
 
 def _stop(futures: Sequence[Future[None]], jobs: Sequence[_Job]) -> None:
     """After an interrupt or an error: begin no more, and end those that run after their slice."""
+    from concurrent.futures import wait
+
     for future in futures:
         future.cancel()
     while not all(future.done() for future in futures):

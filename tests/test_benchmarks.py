@@ -1,15 +1,30 @@
-"""The benchmark of formulas runs, on few numbers and for a moment, and covers the registry."""
+"""The benchmarks run, on little and for a moment, check what they time, and write it down."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
+import os
 
 import numpy as np
 import pytest
 
-from fastnn.benchmarks import calls, formula_cases, formulas, own_functions, regularized
+from fastnn.benchmarks import (
+    calls,
+    formula_cases,
+    formulas,
+    latency,
+    memory,
+    networks,
+    own_functions,
+    page,
+    peers,
+    regularized,
+    report,
+    startup,
+)
 from fastnn.kernels import provider
 from fastnn.kernels.formula import FORMULAS
 from fastnn.kernels.op import OPS
@@ -121,3 +136,138 @@ def test_a_slow_formula_needs_a_reason(monkeypatch):
     monkeypatch.setattr(formulas, "REASONS", {})
     lines, bad = formulas.remarks(groups, "ours")
     assert bad and any("NO REASON" in line for line in lines)
+
+
+# ------------------------------------------------------------------ answers, start, memory
+
+
+def _run(script, options, file):
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        status = script.run([*options.split(), "--json", str(file)])
+    return status, text.getvalue(), json.loads(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    file = tmp_path_factory.mktemp("latency") / "latency.json"
+    options = "--libraries fastnn,fastnn-predict,numpy --no-large --rounds 2 --seconds 0.001"
+    return _run(latency, options, file)
+
+
+def test_latency_of_answers(answers):
+    status, text, found = answers
+    assert status == 0 and "mnist: 784-128-10, 1 rows, threads 1" in text
+    keys = {tuple(row["key"]) for row in found["rows"]}
+    assert ("digits", 16, 1, "fastnn-predict") in keys and len(keys) == 3 * 2 * 3
+    for row in found["rows"]:
+        assert len(row["samples"]) == 2 and 0 < min(row["samples"]) <= row["p99"]
+        assert row["count"] >= 10
+
+
+def test_a_wrong_answer_is_not_timed(monkeypatch, tmp_path):
+    class Wrong(latency.Numpy):
+        name = "wrong"
+
+        def call(self, x):
+            return lambda: latency.probabilities(self.weights, 1.01 * x)
+
+    monkeypatch.setitem(latency.LIBRARIES, "wrong", Wrong)
+    options = "--libraries numpy,wrong --no-large --rows 1 --rounds 1 --seconds 0.001"
+    status, text, found = _run(latency, options, tmp_path / "found.json")
+    assert status == 1 and "WRONG: wrong: off by" in text
+    assert {row["key"][3] for row in found["rows"]} == {"numpy"}
+    assert {row["key"][3] for row in found["without_numbers"]} == {"wrong"}
+
+
+def test_start_of_processes(tmp_path, monkeypatch):
+    monkeypatch.setitem(startup.PROGRAMS, "lazy", "print(0.5)")
+    monkeypatch.setitem(startup.PROGRAMS, "absent", "import a_module_that_is_not_there")
+    names = "numpy-import,fastnn-import,fastnn,lazy,absent"
+    options = f"--programs {names} --rounds 1"
+    status, text, found = _run(startup, options, tmp_path / "found.json")
+    assert status == 1, "one of them did not learn"
+    assert "import fastnn beyond NumPy's own import" in text
+    assert [row["key"] for row in found["rows"]] == [
+        ["numpy-import"],
+        ["fastnn-import"],
+        ["fastnn"],
+    ]
+    status = {row["key"][0]: row["status"] for row in found["without_numbers"]}
+    assert status == {"lazy": "error", "absent": "missing"}
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux")
+def test_memory_of_processes(tmp_path):
+    options = f"--peers data,fastnn --rounds 1 --gigabytes 0.02 --folder {tmp_path}"
+    status, text, found = _run(memory, options, tmp_path / "found.json")
+    assert status == 0 and "of the throughput in memory" in text
+    rows = {tuple(row["key"]): row for row in found["rows"]}
+    assert 20 < rows["process", "data"]["samples"][0] < rows["process", "fastnn"]["samples"][0]
+    mapped, whole = rows["file", "mapped"], rows["file", "in memory"]
+    assert mapped["own"] < whole["own"] - 15, "what is mapped is not the process's own"
+    assert mapped["loss"] == whole["loss"]
+
+
+def test_many_networks_start_and_learn_apart():
+    """Peers of many networks train each from its own weights at its own rate."""
+    network = dataclasses.replace(networks.MANY["many"], copies=3, sizes=(4, 5, 1), batch=8)
+    data = networks.problem(network, steps=2)
+    found = {}
+    for name in ("fastnn", "numpy"):
+        peer = peers.PEERS_OF_MANY[name](network, *data, 2, network.learning_rate)
+        losses = [peer.epoch() for _ in range(3)]
+        assert losses[-1] < losses[0]
+        found[name] = peer.weights()
+    ways = []
+    for i, (ours, theirs) in enumerate(zip(found["fastnn"], found["numpy"], strict=True)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        if i % 4 == 0:
+            start = networks.initial_weights(network.sizes, i // 4)[0]
+            ways.append(np.abs(ours - start).mean())
+    assert len(found["numpy"]) == 3 * 4 and ways[0] < ways[1] < ways[2]
+
+
+# ------------------------------------------------------------------ pages
+
+
+def test_a_page_holds_everything(answers, tmp_path):
+    pytest.importorskip("matplotlib")
+    *_, found = answers
+    one = tmp_path / "one.json"
+    one.write_text(json.dumps(found))
+    assert page.run([str(one), str(one), "--html", str(tmp_path / "page.html")]) == 0
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("<svg") == text.count("</svg>") == 2
+    for row in found["rows"]:
+        assert f"<td class='key'>{row['key'][3]}</td>" in text
+    assert "<script" not in text and 'src="' not in text and "url(http" not in text
+
+
+def test_a_roofline_needs_work_and_bytes(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = [
+        {"key": [f"{n}", peer], "unit": "us", "samples": [n, n + 1], "flops": 1e4 * n, "bytes": n}
+        for n in (1, 2, 3)
+        for peer in ("fastnn", "<b>other</b>")
+    ]
+    result = {
+        "benchmark": "made up", "fingerprint": report.fingerprint(), "key_names": ["n", "peer"],
+        "rows": rows, "fma_gflops": {"1": 100.0}, "memory_gbytes": 10.0,
+        "without_numbers": [{"key": ["x"], "reason": "a & b"}],
+    }  # fmt: skip
+    page.write(tmp_path / "page.html", [result])
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("<svg") == 3 and "a &amp; b" in text and "<b>other" not in text
+    for row in rows:
+        del row["bytes"]
+    page.write(tmp_path / "page.html", [result])
+    assert (tmp_path / "page.html").read_text().count("<svg") == 2
+
+
+def test_files_that_are_no_results(tmp_path, capsys):
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text("{}")
+    for file in (wrong, tmp_path / "absent.json"):
+        assert page.run([str(file), "--html", str(tmp_path / "page.html")]) == 2
+        assert "page: " in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()

@@ -531,6 +531,19 @@ def test_bench_passes_its_options_on(run, monkeypatch, prefix):
     assert given == [["--networks", "tiny", "--rounds", "1"]]
 
 
+def test_bench_knows_its_benchmarks(run, monkeypatch):
+    from importlib import import_module
+
+    for name, module in cli.BENCHMARKS.items():
+        given = []
+        found = import_module(f"fastnn.benchmarks.{module}")
+        monkeypatch.setattr(found, "run", lambda arguments, given=given: given.append(arguments))
+        run(f"bench {name} --rounds 1")
+        assert given == [["--rounds", "1"]]
+    status, _, error = run("bench everything")
+    assert status == 2 and "bench: expected one of train, gemm, ops, latency" in error
+
+
 def test_bench_help(run):
     status, output, _ = run("bench --help")
     assert status == 0 and "--networks" in output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 
 import numpy as np
@@ -163,11 +164,9 @@ def test_an_error_of_a_callback_ends_everything():
 
 
 def test_an_interrupt_ends_everything(monkeypatch):
-    from fastnn import many
-
     X, y = data()
     models = [make(Dense(4), Dense(1), seed=i) for i in range(3)]
-    running, original = threading.Event(), many.wait
+    running, original = threading.Event(), concurrent.futures.wait
 
     class Tell(fnn.callbacks.Callback):
         def on_epoch_end(self, model, epoch, logs):
@@ -179,7 +178,7 @@ def test_an_interrupt_ends_everything(monkeypatch):
         assert running.wait(30)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(many, "wait", interrupted)
+    monkeypatch.setattr(concurrent.futures, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fnn.fit_many(models, X, y, epochs=10**7, callbacks=lambda m: [Tell()], threads=2, verbose=0)
     assert threading.active_count() == 1 or not any(

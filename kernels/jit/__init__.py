@@ -7,9 +7,7 @@ Importing this package loads no Numba, nor does running what is compiled already
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import importlib.util
+import importlib
 import os
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -48,6 +46,8 @@ def require(what: str) -> None:
     Unavailable
         Numba is missing, too old, or told by ``NUMBA_DISABLE_JIT`` not to compile.
     """
+    import importlib.metadata  # here, because it takes as long as all of NumPy's linear algebra
+
     needed = f"{what} needs Numba {'.'.join(map(str, OLDEST))} or newer"
     try:
         version = importlib.metadata.version("numba")
@@ -73,6 +73,8 @@ def _address(name: str, compile: Callable[[], Any]) -> int:
 
 def _name(formula: Formula) -> str:
     """A formula by its meaning: a user may write another one of the same name."""
+    import hashlib
+
     parts = ("function", *sorted(formula.companions))
     content = repr((formula.state, formula.constants, [_content(formula, p) for p in parts]))
     return f"{formula.kind} {formula.name} {hashlib.sha256(content.encode()).hexdigest()[:16]}"
