@@ -73,6 +73,7 @@ class Fastnn(Peer):
             loss=network.loss,
             optimizer=optimizers.Adam(learning_rate=learning_rate, epsilon=EPSILON),
             backend=self.backend,
+            dtype=X.dtype.name,
             threads=None if self.backend == "numpy" else threads,  # NumPy's BLAS has its own
         )
         self.model.build((network.sizes[0],))
@@ -119,9 +120,10 @@ class Numpy(Peer):
         weights,
         threads,
         learning_rate,
-        dtype=np.float32,
+        dtype=None,
         epsilon_hat: bool = False,
     ) -> None:
+        dtype = X.dtype if dtype is None else dtype
         self.batch, self.classifies = network.batch, network.classifies
         self.tanh = network.activation == "tanh"
         self.learning_rate, self.hat, self.t = learning_rate, epsilon_hat, 0
@@ -293,7 +295,7 @@ class PyTorch(Peer):
         modules: list[nn.Module] = []
         for i, (inputs, units) in enumerate(pairwise(network.sizes)):
             modules += [nn.Tanh() if network.activation == "tanh" else nn.ReLU()] if i else []
-            modules.append(nn.Linear(inputs, units))
+            modules.append(nn.Linear(inputs, units, dtype=getattr(torch, X.dtype.name)))
         self.model = nn.Sequential(*modules)
         self.linear = [module for module in modules if isinstance(module, nn.Linear)]
         with torch.no_grad():
@@ -346,6 +348,7 @@ class Jax(Peer):
         import jax
         import jax.numpy as jnp
 
+        jax.config.update("jax_enable_x64", X.dtype == np.float64)
         self.jax = jax
         self.run = jax.jit(self.epochs(network), donate_argnums=0)
         self.state, self.rate = self.start(weights), learning_rate
@@ -451,6 +454,7 @@ class OneByOne(Peer):
 
     def __init__(self, network, X, y, weights, threads, learning_rate, **options) -> None:
         starts = [initial_weights(network.sizes, seed) for seed in range(network.copies)]
+        starts = [[array.astype(X.dtype) for array in start] for start in starts]
         self.peers = [
             self.one(network, X, y, start, threads, rate, **options)
             for start, rate in zip(starts, network.rates, strict=True)
@@ -512,9 +516,10 @@ class JaxTogether(Jax):
     def __init__(self, network, X, y, weights, threads, learning_rate) -> None:
         super().__init__(network, X, y, weights, threads, learning_rate)
         jnp = self.jax.numpy
-        starts = [self.start(initial_weights(network.sizes, i)) for i in range(network.copies)]
+        every = [initial_weights(network.sizes, seed) for seed in range(network.copies)]
+        starts = [self.start([array.astype(X.dtype) for array in one]) for one in every]
         self.state = self.jax.tree.map(lambda *copies: jnp.stack(copies), *starts)
-        self.rate = jnp.asarray(network.rates, jnp.float32)
+        self.rate = jnp.asarray(network.rates, X.dtype)
 
     def epochs(self, network: Network) -> Any:
         together = self.jax.vmap(super().epochs(network), in_axes=(0, 0, None, None))
@@ -550,15 +555,17 @@ def peers_of(network: Network) -> dict[str, type[Peer]]:
 class Worker:
     """What a worker process does on request; every method answers with something JSON can hold."""
 
-    def __init__(self, peer: str, network: str, threads: int, seed: int) -> None:
+    def __init__(self, peer: str, network: str, threads: int, seed: int, dtype: str) -> None:
         self.network = (NETWORKS | MANY)[network]
         self.make = peers_of(self.network)[peer]
-        self.threads, self.seed = threads, seed
+        self.threads, self.seed, self.dtype = threads, seed, dtype
         self.peer: Peer | None = None
 
     def build(self, steps: int | None) -> Peer:
-        data = problem(self.network, steps, self.seed)
-        return self.make(self.network, *data, self.threads, self.network.learning_rate)
+        X, y, weights = problem(self.network, steps, self.seed)
+        X, weights = X.astype(self.dtype), [array.astype(self.dtype) for array in weights]
+        y = y if self.network.classifies else y.astype(self.dtype)
+        return self.make(self.network, X, y, weights, self.threads, self.network.learning_rate)
 
     def check(self, steps: int, epochs: int, file: str) -> dict[str, Any]:
         """Train a short while, write the weights to ``file``, answer with the epochs' losses."""
@@ -604,6 +611,7 @@ def serve() -> None:
     parser.add_argument("network", choices=NETWORKS | MANY)
     parser.add_argument("threads", type=int)
     parser.add_argument("seed", type=int)
+    parser.add_argument("dtype", choices=("float32", "float64"))
     worker = Worker(**vars(parser.parse_args()))
     # Answers go to a private copy of standard output; what a library prints goes to standard error.
     replies = os.fdopen(os.dup(1), "w")

@@ -79,11 +79,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line(cells) for cells in (header, rule, *rows))
 
 
-def fma_peak(threads: Iterable[int]) -> dict[int, float]:
-    """The measured float32 FMA rate in GFLOP/s for each number of threads."""
+def fma_peak(threads: Iterable[int], dtype: str = "float32") -> dict[int, float]:
+    """The measured rate of fused multiply-adds in GFLOP/s for each number of threads."""
     from fastnn import machine
 
-    return {n: machine.measure().fma("float32", n) for n in threads}
+    return {n: machine.measure().fma(dtype, n) for n in threads}
 
 
 def fingerprint() -> dict[str, Any]:

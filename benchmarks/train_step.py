@@ -65,8 +65,8 @@ class Outcome:
 class WorkerProcess:
     """A process that holds one peer, stopped whenever it is not asked something."""
 
-    def __init__(self, peer: str, threads: int, network: str) -> None:
-        command = [sys.executable, peers.__file__, peer, network, str(threads), str(SEED)]
+    def __init__(self, peer: str, threads: int, network: str, dtype: str) -> None:
+        command = [sys.executable, peers.__file__, peer, network, str(threads), str(SEED), dtype]
         options: dict[str, Any] = {}
         if os.name == "posix":
             # In a group of its own, a stopped worker is hung up when this process dies.
@@ -146,21 +146,21 @@ def reference(network: Network, epsilon_hat: bool) -> Reference:
     return Reference(losses, weights, train(None, 1)[0][0])
 
 
-def tolerances(network: Network) -> dict[str, float]:
-    """What float32 can be held to; README.md says what was observed and which mistakes exceed it.
+def tolerances(network: Network, dtype: str) -> dict[str, float]:
+    """What a number type can be held to; README.md says what was observed, and what exceeds it.
 
     A sum of n products has a relative error of about eps * sqrt(n), and the updates add theirs up.
     Weights have two more: storing them costs up to eps * weight an update, where an update is a
     learning rate; and an input of a relu within rounding of zero puts a whole sample on the other
     side of its kink, hence the greater factor.
     """
-    eps = float(np.finfo(np.float32).eps)
+    eps = float(np.finfo(dtype).eps)
     rounding = eps * float(np.sqrt(max(network.sizes))) * CHECK_STEPS * CHECK_EPOCHS
     greatest = float(np.sqrt(6 / min(network.sizes[:-1])))  # the bound of He-uniform
     return {
         "loss": 4 * rounding,
         "weights": 32 * rounding + eps * greatest / network.learning_rate,
-        "first epoch": 3e-4,
+        "first epoch": 3e-4 * eps / float(np.finfo(np.float32).eps),
     }
 
 
@@ -188,7 +188,9 @@ def deviations(
     return {"loss": max(by_loss), "weights": max(by_array), "first epoch": first}
 
 
-def check(worker: WorkerProcess, outcome: Outcome, network: Network, true: Reference) -> None:
+def check(
+    worker: WorkerProcess, outcome: Outcome, network: Network, true: Reference, dtype: str
+) -> None:
     """Train a little and compare; sets the outcome's status. Leaves the worker ready for turns."""
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder, "weights.npz"))
@@ -203,7 +205,8 @@ def check(worker: WorkerProcess, outcome: Outcome, network: Network, true: Refer
     found = deviations(short["losses"], weights, full["loss"], true, network.learning_rate)
     outcome.deviations = found
     # "not <=" and not ">": a NaN must not pass.
-    wrong = [name for name, limit in tolerances(network).items() if not found[name] <= limit]
+    limits = tolerances(network, dtype)
+    wrong = [name for name, limit in limits.items() if not found[name] <= limit]
     if wrong:
         outcome.status, outcome.reason = "wrong", f"{' and '.join(wrong)} out of tolerance"
 
@@ -219,9 +222,10 @@ def measure(network: Network, options: argparse.Namespace) -> list[Outcome]:
                 report.progress(f"{network.name}: checking {peer} with {threads} threads")
                 outcome = Outcome(peer, threads)
                 outcomes.append(outcome)
-                worker = WorkerProcess(peer, threads, network.name)
+                worker = WorkerProcess(peer, threads, network.name, options.dtype)
                 stack.callback(worker.close)
-                check(worker, outcome, network, true[peers_of(network)[peer].epsilon_hat])
+                hat = peers_of(network)[peer].epsilon_hat
+                check(worker, outcome, network, true[hat], options.dtype)
                 if outcome.status == "ok":
                     ready.append((outcome, worker))
                 else:
@@ -307,12 +311,12 @@ def troubles(outcomes: list[Outcome]) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def check_table(measured: dict[Network, list[Outcome]]) -> str:
+def check_table(measured: dict[Network, list[Outcome]], dtype: str) -> str:
     """The greatest deviation of each peer over its numbers of threads, next to the tolerance."""
     header = ["network", "peer", *(f"{n}, allowed" for n in ("loss", "weights", "first epoch"))]
     rows = []
     for network, outcomes in measured.items():
-        limits = tolerances(network)
+        limits = tolerances(network, dtype)
         for peer in dict.fromkeys(o.peer for o in outcomes if o.deviations):
             mine = [o.deviations for o in outcomes if o.peer == peer and o.deviations]
             cells = [f"{max(d[k] for d in mine):.1e}, {limits[k]:.0e}" for k in limits]
@@ -368,7 +372,7 @@ def as_result(
         "settings": settings,
         "fma_gflops": peak,
         "key_names": ["network", "peer", "threads"],
-        "tolerances": {network.name: tolerances(network) for network in measured},
+        "tolerances": {network.name: tolerances(network, options.dtype) for network in measured},
         "rows": rows,
         "without_numbers": failed,
     }
@@ -410,7 +414,7 @@ def parse(
     parser.add_argument(
         "--threads", type=counts, default=sorted({1, available}), help="1 and all cores by default"
     )
-    parser.add_argument("--dtype", choices=["float32"], default="float32")
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     options = report.parse(parser, argv, rounds=7, seconds=0.3)
     options.bad = {"wrong", "error", "missing"} if options.peers else {"wrong", "error"}
     options.peers = options.peers or [name for name, peer in there.items() if peer.by_default]
@@ -430,14 +434,14 @@ def run(
         return report.print_comparison(*options.compare)
     mark = report.fingerprint()
     print(report.describe(mark), flush=True)
-    peak = report.fma_peak(options.threads)
+    peak = report.fma_peak(options.threads, options.dtype)
     measured: dict[Network, list[Outcome]] = {}
     for network in options.networks:
         measured[network] = measure(network, options)
         report.progress("")
         print("\n" + network_table(network, measured[network], peak), flush=True)
     print("\n## Summary\n\n" + summary_table(measured))
-    print("\n## Deviations from float64\n\n" + check_table(measured))
+    print("\n## Deviations from float64\n\n" + check_table(measured, options.dtype))
     report.write(options, as_result(measured, options, peak, mark))
     everything = [outcome for outcomes in measured.values() for outcome in outcomes]
     return int(any(outcome.status in options.bad for outcome in everything))

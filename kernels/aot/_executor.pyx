@@ -101,6 +101,7 @@ ctypedef struct Job:
     uint32_t* keys
     double* totals              # [epoch][sum], from the epoch of step 0 on
     double* times               # [call] seconds on thread 0, or NULL
+    double looked               # when thread 0 last looked at the clock for them
     double deadline
     int64_t* progress           # the next step, for a caller that is interrupted
     int update
@@ -144,16 +145,23 @@ cdef int take_sums(Job* job, int thread, int64_t rows, int64_t epoch) noexcept n
 
 
 cdef inline void execute(Job* job, const Call* call, int64_t index, int thread) noexcept nogil:
-    cdef double start
+    """One call, to its end on all threads that share it."""
     cdef int divided = job.split or call.shared
-    cdef int part = thread if divided else 0
-    cdef int parts = job.threads if divided else 1
+    call.kernel(call, thread if divided else 0, job.threads if divided else 1)
+    if job.split:
+        team_barrier(&job.team)
+    look_at_clock(job, index, thread)
+
+
+cdef inline void look_at_clock(Job* job, int64_t index, int thread) noexcept nogil:
+    """On thread 0, if times are asked for: what passed since the last look is a call's time."""
+    cdef double now
     if job.times == NULL or thread != 0:
-        call.kernel(call, part, parts)
         return
-    start = team_now()
-    call.kernel(call, part, parts)
-    job.times[index] += team_now() - start
+    now = team_now()
+    if index >= 0:
+        job.times[index] += now - job.looked
+    job.looked = now
 
 
 cdef void work(void* shared, int thread) noexcept nogil:
@@ -181,10 +189,9 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
                 job.order_epoch[0] = job.epochs + epoch
             team_barrier(&job.team)
         table = job.tables[step.rows != job.batch] + thread * job.calls
+        look_at_clock(job, -1, thread)
         for c in range(job.compute):
             execute(job, table + c, c, thread)
-            if job.split:
-                team_barrier(&job.team)
         if not job.split:
             team_barrier(&job.team)
         if not take_sums(job, thread, step.rows, epoch):
@@ -192,10 +199,9 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
                 job.status = 2
             return
         if job.update:
+            look_at_clock(job, -1, thread)
             for c in range(job.compute, job.calls):
                 execute(job, table + c, c, thread)
-                if job.split:
-                    team_barrier(&job.team)
         if thread == 0:
             if job.update:
                 job.progress[0] = s + 1
@@ -448,6 +454,19 @@ cdef class Direct:
         for i in range(self.n):
             self.calls[i].kernel(self.calls + i, 0, 1)
         restore_rounding(before)
+
+
+#: Looks at the clock that times cost in a step, beside one for each call.
+LOOKS = 2
+
+
+def seconds_of_a_look():
+    """What one look at the clock takes."""
+    cdef int _i
+    cdef double start = team_now()
+    for _i in range(1000):
+        team_now()
+    return (team_now() - start) / 1000
 
 
 def call_kernel(call, int thread=0, int threads=1):
