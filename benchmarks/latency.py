@@ -12,7 +12,6 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -123,7 +122,7 @@ class OnnxRuntime(Answers):
     name = "onnxruntime"
 
     def __init__(self, network, weights, threads) -> None:
-        onnxruntime = import_module("onnxruntime")
+        import onnxruntime
         from onnx import TensorProto, helper, numpy_helper
 
         nodes, arrays, last = [], [], "x"
