@@ -51,7 +51,7 @@ print(said("VmHWM"))
 )
 
 #: Trains for an epoch that warms up and one that counts: microseconds a row; and memory in MiB, of
-#: its own and of the file's pages, at the end of every tenth of an epoch.
+#: its own and of the file's pages, after each of them.
 MAPPED = (
     SAY
     + """

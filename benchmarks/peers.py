@@ -1,8 +1,8 @@
 """The peers of the whole-step benchmark, and the worker process in which one of them runs.
 
-Every peer does the same work: float32, the batches in the given order, one Adam step for each
-(beta 0.9 and 0.999, epsilon 1e-7), and the mean of the steps' losses. Each is written the way its
-own documentation advises; README.md states the settings.
+Every peer does the same work: one number type, the batches in the given order, one Adam step for
+each (beta 0.9 and 0.999, epsilon 1e-7), and the mean of the steps' losses. Each is written the way
+its own documentation advises; README.md states the settings.
 
 Run as a script this module is a worker: it holds one peer, reads one JSON request a line from its
 standard input, and answers with one JSON line.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
 import os
 import platform
@@ -192,6 +193,8 @@ def parse(
         "--compare", nargs=2, metavar=("BEFORE", "AFTER"), help="compare two JSON files and stop"
     )
     options = parser.parse_args(argv)
+    if options.html and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--html needs Matplotlib: pip install 'fastnn[plots]'")
     if options.rounds < 1 or (seconds is not None and options.seconds <= 0):
         parser.error("--rounds and --seconds must be positive")
     return options

@@ -183,7 +183,12 @@ def run(argv: Sequence[str] | None = None) -> int:
         for turn in range(options.rounds):
             for name in ready[:: 1 if turn % 2 == 0 else -1]:
                 report.progress(f"round {turn + 1}: {name}")
-                found[name]["samples"].append(milliseconds(name, str(data), options.threads))
+                row = found[name]
+                try:
+                    row["samples"].append(milliseconds(name, str(data), options.threads))
+                except RuntimeError as error:
+                    row |= {"status": "error", "reason": str(error)}
+            ready = [name for name in ready if found[name]["status"] == "ok"]
     report.progress("")
     rows = [{"key": [name], "unit": "ms", **row} for name, row in found.items()]
     base = found.get("fastnn", {}).get("samples")

@@ -156,6 +156,8 @@ def rows_as_they_lie(
     """
     if array.dtype.name not in types or not array.dtype.isnative:
         raise ValueError(f"{name}: expected {' or '.join(types)}, got {array.dtype}")
+    if not array.flags.aligned:
+        raise ValueError(f"{name}: expected numbers at multiples of their size in memory")
     fits = array.ndim == len(shape) and all(
         size == wanted if wanted is not None else size > 0
         for size, wanted in zip(array.shape, shape, strict=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,20 +107,22 @@ def fit_many(
     sizes = _for_each("batch_size", batch_size, len(listed))
     counts = _for_each("epochs", epochs, len(listed))
     for i, (model, size, count) in enumerate(zip(listed, sizes, counts, strict=True)):
-        count = checks.positive_int("epochs", count)
-        try:
+        with _named(i):
+            count = checks.positive_int("epochs", count)
             data = share.prepared(model, X, y, sample_weight, ("X", "y", "sample_weight"))
             held_out = None
             if validation_data is not None:
                 held_out = share.prepared(model, *take_apart("validation_data", validation_data))
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise type(error)(f"models[{i}]: {error}") from None
-        chosen = callback_module.check(None if callbacks is None else callbacks(model))
-        jobs.append(_Job(i, model, data, held_out, model._batch(size, len(data)), count, chosen))
-    _refuse_shared([c for job in jobs for c in job.callbacks])
+            chosen = callback_module.check(None if callbacks is None else callbacks(model))
+            batch = model._batch(size, len(data))
+            jobs.append(_Job(i, model, data, held_out, batch, count, chosen))
+    _refuse_shared(jobs)
     progress = _Together(verbose, sum(job.steps for job in jobs), len(jobs))
     try:
-        _run(jobs, min(at_once, len(jobs)), shuffle, progress)
+        for job in jobs:
+            with _named(job.number):
+                job.prepare(shuffle, progress)
+        _run(jobs, min(at_once, len(jobs)), progress)
     finally:
         progress.end()
     failed = [job for job in jobs if job.error is not None]
@@ -143,6 +146,7 @@ class _Job:
     batch: int
     epochs: int
     callbacks: list[Callback]
+    loop: Loop | None = None
     error: NonFiniteLoss | None = None
 
     @property
@@ -155,15 +159,23 @@ class _Job:
         network, _ = self.model._need()
         return float(self.epochs) * len(self.data) * network.size
 
-    def loop(self, shuffle: bool, progress: _Together) -> Loop:
-        return self.model._loop(
+    @property
+    def divides_rows(self) -> bool:
+        """Whether threads divide its batches, which may decide how gradients are summed."""
+        assert self.loop is not None
+        return self.loop.runner.program.split.threads > 1
+
+    def prepare(self, shuffle: bool, progress: _Together) -> None:
+        """Compile everything that training needs."""
+        self.loop = self.model._loop(
             self.data, self.held_out, self.batch, range(self.epochs), shuffle, self.callbacks,
             lambda: progress, side_by_side=True,
         )  # fmt: skip
 
-    def train(self, loop: Loop, progress: _Together) -> None:
+    def train(self, progress: _Together) -> None:
+        assert self.loop is not None
         try:
-            loop.run()
+            self.loop.run()
         except NonFiniteLoss as error:
             self.error = error
         progress.ended(self)
@@ -252,41 +264,55 @@ def _for_each(argument: str, value: Any, models: int) -> list[Any]:
     return list(value)
 
 
-def _refuse_shared(callbacks: Sequence[Callback]) -> None:
-    if len({id(callback) for callback in callbacks}) < len(callbacks):
+def _refuse_shared(jobs: Sequence[_Job]) -> None:
+    """What callbacks watch or change must be one model's own."""
+    watchers = [callback for job in jobs for callback in job.callbacks]
+    if len({id(callback) for callback in watchers}) < len(watchers):
         raise ValueError("callbacks: expected new callbacks for each model, got one of them twice")
+    seen: dict[int, int] = {}
+    for job in jobs if watchers else ():
+        first = seen.setdefault(id(job.model.optimizer), job.number)
+        if first != job.number:
+            raise ValueError(
+                f"models[{job.number}]: has the optimizer of models[{first}], which callbacks may "
+                "change; expected an object of its own"
+            )
 
 
-def _run(jobs: Sequence[_Job], threads: int, shuffle: bool, progress: _Together) -> None:
+@contextmanager
+def _named(number: int) -> Iterator[None]:
+    """Errors with a model's place in the list."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError) as error:
+        error.args = (f"models[{number}]: {error}", *error.args[1:])
+        raise
+
+
+def _run(jobs: Sequence[_Job], threads: int, progress: _Together) -> None:
     """Train all: the longest first, so that none is left over at the end."""
     # Here, because it brings logging along, which takes long to load.
     from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
-    apart: list[tuple[_Job, Loop]] = []
-
-    def train(job: _Job) -> None:
-        loop = job.loop(shuffle, progress)
-        # Where threads divide a batch by rows, that decides how its gradients are summed.
-        if loop.runner.program.split.threads > 1:
-            apart.append((job, loop))
-        else:
-            job.train(loop, progress)
-
     order = sorted(jobs, key=lambda job: -job.work)
     places = iter(range(threads))
+    futures: list[Future[None]] = []
     with ThreadPoolExecutor(
         threads, thread_name_prefix="fit_many", initializer=lambda: _spread(next(places))
     ) as pool:
-        futures = [pool.submit(train, job) for job in order]
         try:
+            for job in order:
+                if not job.divides_rows:
+                    futures.append(pool.submit(job.train, progress))
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             _stop(futures, jobs)
     for future in futures:
         if not future.cancelled():
             future.result()
-    for job, loop in apart:
-        job.train(loop, progress)
+    for job in order:
+        if job.divides_rows:
+            job.train(progress)
 
 
 def _spread(place: int) -> None:

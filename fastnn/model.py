@@ -362,7 +362,8 @@ class Model:
             any_threads=self.deterministic == "any-threads",
         )
         program = program_for(threads=self._most_threads())
-        if side_by_side and program.split.mode == "split":
+        # Measured choices are for the threads that they were measured with.
+        if side_by_side and program.split.mode == "split" and not self._choices:
             program = program_for(threads=1)
         with said("numba", self._says and bool(self.backend == "numba" or self._choices)):
             return make_runner(program, state, self.backend, self._choices)
@@ -825,9 +826,10 @@ class Model:
     def predict_into(self, X: Any, out: Any) -> Any:
         """Outputs for all rows, written to an array: for few rows at a time, again and again.
 
-        Where ``predict`` checks and converts, this reads X and writes ``out`` as they lie, and
-        after the first call with so many rows nothing is allocated. Numbers are not looked at: NaN
-        in X gives NaN in ``out``.
+        Where ``predict`` checks and converts, this reads X and writes ``out`` as they lie. On one
+        thread and for at most 512 rows nothing is allocated after the first call with so many rows
+        (of 16 numbers of rows; others take their places). Numbers are not looked at: NaN in X
+        gives NaN in ``out``.
 
         Parameters
         ----------
@@ -875,8 +877,12 @@ class Model:
         runner = self._runner("predict", None, min(rows, EVALUATION_BATCH))
         direct = None
         if isinstance(runner, NativeRunner) and rows <= EVALUATION_BATCH:
+            if runner.is_waiting:
+                return self._predict_by_runner
+            own = self._make_runner(Purpose("predict"), rows, side_by_side=False)
+            assert isinstance(own, NativeRunner)
             (example,), (output,) = network.input_shapes, network.output_shapes
-            direct = runner.direct(rows, example, output, self._refuse)
+            direct = own.direct(rows, example, output, self._refuse)
         if len(self._direct) >= 16:  # as with the runners
             self._direct.pop(next(iter(self._direct)))
         self._direct[rows] = direct or self._predict_by_runner

@@ -452,7 +452,8 @@ class NativeRunner(Runner):
         """The program for so many rows as a function of two arrays, without what `run` does for
         any program; None where threads divide it, BLAS takes part, or dimensions are too many.
 
-        The function calls ``refuse(x, out)`` with arrays that do not fit.
+        The function calls ``refuse(x, out)`` with arrays that do not fit. It has this runner to
+        itself: `run` would leave other steps behind.
         """
         dimensions = 1 + max(len(example), len(output))
         if self.program.split.threads > 1 or "blas" in self.providers:
@@ -473,7 +474,13 @@ class NativeRunner(Runner):
             self.program.flops(rows) > LONG,
             threading.Lock(),
             refuse,
+            self,
         )
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether kernels that were chosen are still being compiled."""
+        return any(self._chosen[i][1] != other.name for i, other in self._others.items())
 
     @cached_property
     def _feed_places(self) -> tuple[tuple[int, int, str], ...]:

@@ -113,7 +113,7 @@ def test_optimizers(name, weighted, dtype):
 @pytest.mark.parametrize("where", ["fused", "alone"])
 @pytest.mark.parametrize("name", fnn.activations.names())
 def test_activations(name, where, dtype):
-    """As Dense's own activation, and behind a dropout, where nothing can be fused."""
+    """As Dense's own activation, and behind a dropout, where it stands alone."""
     hidden = [L.Dense(17, name)] if where == "fused" else [
         L.Dense(17), L.Dropout(0.1), L.Activation(name)
     ]  # fmt: skip

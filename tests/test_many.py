@@ -75,6 +75,34 @@ def test_models_end_as_each_would_alone(backend):
         assert splits == {"one", "split", "shard"}, "all three ways to divide work were compared"
 
 
+@pytest.mark.skipif(fnn.compiler.available_threads() < 2, reason="needs two processors")
+def test_long_sums_of_a_layer_that_threads_share():
+    """Of a size at which one thread's share of the weights could be multiplied another way."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(96, 784)).astype("float32"), rng.integers(0, 10, 96)
+
+    def model():
+        layers = [Dense(256, "relu"), Dense(10, "softmax")]
+        return make(*layers, loss="cross_entropy", threads=2, deterministic="any-threads")
+
+    together, alone = model(), model()
+    fnn.fit_many([together, make(Dense(10, "softmax"), loss="cross_entropy")], X, y, verbose=0)
+    alone.fit(X, y, verbose=0)
+    assert [r.program.split.mode for r in alone._runners.values()] == ["split"]
+    assert [r.program.split.mode for r in together._runners.values()] == ["one"]
+    assert_same(together, alone)
+
+
+def test_measured_choices_keep_their_threads():
+    X, y = data()
+    model = make(fnn.Input(6), Dense(40, "relu"), Dense(1), threads=2, deterministic="any-threads")
+    prepared = model._prepare(X, y, None)
+    assert model._runner("train", prepared, 64, side_by_side=True).program.split.mode == "one"
+    model._forget_runners()
+    model._choices = {"a call": "cython"}
+    assert model._runner("train", prepared, 64, side_by_side=True).program.split.mode == "split"
+
+
 def test_training_goes_on_where_it_ended():
     X, y = data()
     together, alone = different()[:3], different()[:3]
@@ -206,8 +234,9 @@ def test_progress_is_told_once(capsys):
         ({"models": [3]}, r"models\[0\]: expected a Model, got 3"),
         ({"twice": True}, r"models\[2\]: is models\[0\]; expected different models"),
         ({"batch_size": [32]}, "batch_size: expected 2, one for each model, got 1"),
-        ({"batch_size": 10**6}, "batch_size: expected at most the 700 rows"),
-        ({"epochs": 0}, "epochs: expected .* got 0"),
+        ({"batch_size": [32, 10**6]}, r"models\[1\]: batch_size: expected at most the 700 rows"),
+        ({"epochs": [1, 0]}, r"models\[1\]: epochs: expected .* got 0"),
+        ({"callbacks": lambda model: [3]}, r"models\[0\]: callbacks: expected Callback objects"),
         ({"epochs": [1, 2, 3]}, "epochs: expected 2, one for each model, got 3"),
         ({"threads": 0}, "threads: expected .* got 0"),
         ({"lost": "ignore"}, "lost: expected 'raise' or 'keep', got 'ignore'"),
@@ -229,6 +258,28 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(change, message
     with pytest.raises((ValueError, TypeError, RuntimeError), match=message):
         fnn.fit_many(options.pop("models"), options.pop("X"), options.pop("y"), **options)
     assert all(model.history is None or not model.history.epoch for model in models)
+
+
+def test_all_are_compiled_before_any_is_trained(monkeypatch):
+    X, y = data()
+    models = [make(Dense(4), Dense(1), seed=i) for i in range(3)]
+
+    def fails(*arguments):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(models[2], "_make_runner", fails)
+    with pytest.raises(RuntimeError, match=r"models\[2\]: no such kernel"):
+        fnn.fit_many(models, X, y, verbose=0)
+    assert all(model._need()[1].updates == 0 for model in models)
+
+
+def test_callbacks_need_optimizers_of_each_model():
+    X, y = data()
+    one = fnn.optimizers.Adam(0.01)
+    models = [make(Dense(4), Dense(1), optimizer=one, seed=i) for i in range(2)]
+    fnn.fit_many(models, X, y, verbose=0)
+    with pytest.raises(ValueError, match=r"models\[1\]: has the optimizer of models\[0\]"):
+        fnn.fit_many(models, X, y, callbacks=lambda m: fnn.callbacks.Callback(), verbose=0)
 
 
 def test_a_callback_cannot_serve_two_models():

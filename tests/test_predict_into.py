@@ -74,6 +74,50 @@ def test_it_follows_the_weights(threads):
     np.testing.assert_array_equal(model.predict_into(X, out), model.predict(X))
 
 
+def test_other_answers_in_between_leave_nothing_behind():
+    """Another call may end with its last batch, and other numbers of rows take memory's place."""
+    model = MODELS["softmax"](threads=1)
+    X, out = numbers(32, 20), np.empty((32, 10), "float32")
+    expected = model.predict_into(X, out).copy()
+    space = np.full((3 * 32, 10), np.nan, "float32")
+    for between in (
+        lambda: model.predict(numbers(96, 20), batch_size=32),
+        lambda: [model.predict(numbers(rows, 20)) for rows in range(1, 20)],
+        lambda: [model.predict_into(numbers(n, 20), np.empty((n, 10), "f4")) for n in range(1, 20)],
+    ):
+        between()
+        model.predict_into(X, space[:32])
+        np.testing.assert_array_equal(space[:32], expected)
+        assert np.isnan(space[32:]).all(), "written past the end"
+
+
+def test_kernels_that_are_still_compiled_are_waited_for(monkeypatch):
+    from fastnn.runtime import NativeRunner
+
+    model = MODELS["softmax"](threads=1)
+    X, out = numbers(3, 20), np.empty((3, 10), "float32")
+    expected = model.predict(X)
+    with monkeypatch.context() as patched:
+        patched.setattr(NativeRunner, "is_waiting", True)
+        np.testing.assert_array_equal(model.predict_into(X, out), expected)
+        assert not model._direct
+    np.testing.assert_array_equal(model.predict_into(X, out), expected)
+    assert list(model._direct) == [3]
+
+
+def test_numbers_between_their_places_are_refused():
+    model = MODELS["softmax"]()
+    raw = np.zeros(4 * 20 + 1, np.uint8)
+    crooked = raw[1:].view("float32").reshape(1, 20)
+    X, out = numbers(1, 20), np.zeros((1, 10), "float32")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="X: expected numbers at multiples of their size"):
+            model.predict_into(crooked, out)
+        with pytest.raises(ValueError, match="out: expected numbers at multiples"):
+            model.predict_into(X, raw[1:41].view("float32").reshape(1, 10))
+        model.predict_into(X, out)
+
+
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_copies_have_memory_of_their_own(way):
     model = MODELS["softmax"]()

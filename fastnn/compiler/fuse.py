@@ -112,7 +112,7 @@ def fuse_activation(graph: Graph) -> Graph:
 def fuse_dropout(graph: Graph) -> Graph:
     """dense, then dropout: the mask multiplies each block while it is in the cache.
 
-    What comes before the mask is kept, for the derivative reads it.
+    What comes before the mask is kept, for an activation's derivative reads it.
     """
     for dropout in graph.nodes:
         if dropout.op.name != "dropout":
@@ -121,8 +121,7 @@ def fuse_dropout(graph: Graph) -> Graph:
         dense = graph.producer(x)
         if dense is None or dense.op.name != "dense":
             continue
-        assert x is not None and y is not None
-        mask = mask or Tensor("mask", x.shape)
+        assert x is not None and y is not None and mask is not None
         draw = Node(OPS["dropout_mask"], (), (mask,), dropout.attrs, dropout.phase)
         op = OPS["dense_dropout"]
         fused = replace(dense, op=op, inputs=(*dense.inputs, mask), outputs=(x, y))

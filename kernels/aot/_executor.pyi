@@ -51,6 +51,7 @@ class Direct:
         releases: bool,
         lock: Any,
         refuse: Any,
+        keep: Any,
     ) -> None: ...
     def __call__(self, x: Any, out: Any) -> Any: ...
 

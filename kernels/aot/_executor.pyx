@@ -397,18 +397,19 @@ cdef class Direct:
 
     ``table`` and ``steps`` are those of `run`, with one thread; ``source`` and ``target`` are
     ``(places, shape, formats)``: call and operand numbers, the shape, and the number types by the
-    letters of the buffer protocol. With ``releases`` other Python threads run meanwhile.
+    letters of the buffer protocol. With ``releases`` other Python threads run meanwhile. What owns
+    the memory of the calls is to be kept.
     """
-    cdef object table, lock, refuse
+    cdef object table, lock, refuse, keep
     cdef Call* calls
     cdef int64_t n
     cdef Array source, target
     cdef bint releases
 
-    def __init__(self, table, step, source, target, bint releases, lock, refuse):
+    def __init__(self, table, step, source, target, bint releases, lock, refuse, keep):
         cdef uintptr_t address = table.ctypes.data
         assert table.dtype == CALL and table.ndim == 1 and step.dtype == STEP
-        self.table, self.lock, self.refuse = (table, step), lock, refuse
+        self.table, self.lock, self.refuse, self.keep = (table, step), lock, refuse, keep
         self.calls = <Call*>address
         self.n = len(table)
         self.releases = releases
@@ -446,6 +447,7 @@ cdef class Direct:
             PyBuffer_Release(&read)
         if not fits:
             self.refuse(x, out)
+            raise ValueError("X, out: expected arrays that can be read and written as they lie")
         return out
 
     cdef void run(self) noexcept nogil:

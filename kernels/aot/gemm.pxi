@@ -9,8 +9,9 @@
 # contiguous memory (and transposed on the way where needed), and so are the rows of A, whose stride
 # would otherwise put all rows of a tile into the same few cache sets.
 #
-# Each element of C is summed over k in order whatever the tile, so results depend neither on the
-# number of threads nor on how a matrix is cut into tiles.
+# Each element of C is summed over k in order whatever the tile, or by blocks of K that depend on
+# the whole product only, so results depend neither on the number of threads nor on how a matrix is
+# cut into tiles.
 
 cdef enum:
     K_BLOCK = 512            # rows of a panel of B: 64 KiB in either type
@@ -275,14 +276,22 @@ cdef inline void divide(int64_t m, int64_t n, int by_columns, int thread, int th
 
 cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
     """This thread's part of the product."""
-    cdef int64_t i, i0 = 0, i1 = p.m, j0 = 0, j1 = p.n
+    cdef int64_t i, i0 = 0, i1 = p.m, j0 = 0, j1 = p.n, rows, columns
     # Each thread reads all of the operand whose side is not divided: let that be the smaller one.
     divide(p.m, p.n, p.n >= max(p.m, <int64_t>(threads * TILE_COLUMNS)), thread, threads,
            &i0, &i1, &j0, &j1)
     if i0 >= i1 or j0 >= j1:
         return
-    if not p.b_transposed and (i1 - i0 <= 2 * TILE_ROWS
-                               or p.k * (j1 - j0) * <int64_t>sizeof(real) <= DIRECT_BYTES):
+    # Of a packed product each block of K is summed by itself: where there are several, the way must
+    # not depend on a thread's share, or the last bits would.
+    if p.k > K_BLOCK:
+        rows = p.m
+        columns = p.n
+    else:
+        rows = i1 - i0
+        columns = j1 - j0
+    if not p.b_transposed and (rows <= 2 * TILE_ROWS
+                               or p.k * columns * <int64_t>sizeof(real) <= DIRECT_BYTES):
         if threads > 1:  # another core may have written B: fetch it faster than tile by tile
             for i in range(p.k):
                 prefetch_l2(p.b + i * p.ldb + j0, j1 - j0)
