@@ -447,8 +447,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(argv: Sequence[str] | None = None) -> int:
     """The benchmark as a command; 1 when a result is wrong or a slow formula has no reason."""
     options = parse(argv)
-    if options.compare:
-        return report.print_comparison(*options.compare)
     mark = report.fingerprint()
     print(report.describe(mark), flush=True)
     both = sizes(options)

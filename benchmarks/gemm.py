@@ -145,8 +145,6 @@ def run(argv: Sequence[str] | None = None) -> int:
     """The benchmark as a command; 1 when a result was wrong."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options = report.parse(parser, argv, rounds=7, seconds=0.02)
-    if options.compare:
-        return report.print_comparison(*options.compare)
     if os.environ.get("OPENBLAS_NUM_THREADS") != "1":  # read when NumPy is loaded: start afresh
         pools = dict.fromkeys(("OPENBLAS", "MKL", "OMP", "BLIS"), "1")
         environment = os.environ | {f"{pool}_NUM_THREADS": n for pool, n in pools.items()}

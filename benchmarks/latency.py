@@ -258,14 +258,14 @@ def times(call: Callable[[], Any], options: argparse.Namespace) -> np.ndarray:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--libraries", default=",".join(LIBRARIES), help="some of %(default)s")
+    parser.add_argument(
+        "--libraries", type=report.names_of(LIBRARIES), default=list(LIBRARIES),
+        help=f"some of {','.join(LIBRARIES)}",
+    )  # fmt: skip
     parser.add_argument("--rows", default="1,16", help="rows of a call (%(default)s)")
     parser.add_argument("--calls", type=int, default=15000, help="calls of a turn (%(default)s)")
     parser.add_argument("--no-large", action="store_true", help="leave out the large batches")
     options = report.parse(parser, argv, rounds=7, seconds=0.5)
-    options.libraries = options.libraries.split(",")
-    if unknown := [name for name in options.libraries if name not in LIBRARIES]:
-        parser.error(f"--libraries: expected some of {', '.join(LIBRARIES)}, got {unknown[0]!r}")
     options.rows = [int(rows) for rows in options.rows.split(",")]
     return options
 
@@ -273,8 +273,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(argv: Sequence[str] | None = None) -> int:
     """The benchmark as a command; 1 when an answer was wrong."""
     options = parse(argv)
-    if options.compare:
-        return report.print_comparison(*options.compare)
     mark = report.fingerprint()
     print(report.describe(mark), flush=True)
     cores = len(report.cores())

@@ -109,15 +109,14 @@ def write_file(file: Path, rows: int) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = ["data", *(name for name, peer in PEERS.items() if peer.by_default)]
-    parser.add_argument("--peers", default=",".join(default), help="some of %(default)s")
+    parser.add_argument(
+        "--peers", type=report.names_of(["data", *PEERS]), default=default,
+        help=f"some of data,{','.join(PEERS)}",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="of each process (1)")
     parser.add_argument("--gigabytes", type=float, default=0.5, help="of the file (%(default)s)")
     parser.add_argument("--folder", help="where the file is to be, for the time of the benchmark")
-    options = report.parse(parser, argv, rounds=3, seconds=None)
-    options.peers = options.peers.split(",")
-    if unknown := [name for name in options.peers if name not in ("data", *PEERS)]:
-        parser.error(f"--peers: expected some of data, {', '.join(PEERS)}, got {unknown[0]!r}")
-    return options
+    return report.parse(parser, argv, rounds=3, seconds=None)
 
 
 def processes(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -166,8 +165,6 @@ def from_file(options: argparse.Namespace) -> list[dict[str, Any]]:
 def run(argv: Sequence[str] | None = None) -> int:
     """The benchmark as a command; 1 when a process failed, or a mapped file trains otherwise."""
     options = parse(argv)
-    if options.compare:
-        return report.print_comparison(*options.compare)
     if not Path("/proc/self/status").exists():
         print("memory: needs /proc/self/status, as Linux has it", file=sys.stderr)
         return 2

@@ -114,8 +114,6 @@ def run(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     options = report.parse(parser, argv, rounds=11, seconds=0.1)
-    if options.compare:
-        return report.print_comparison(*options.compare)
     mark = report.fingerprint()
     print(report.describe(mark), flush=True)
     compared = pairs()

@@ -96,13 +96,13 @@ def measure(
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     networks = NETWORKS | {DEEP.name: DEEP}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", default=",".join(networks), help="some of %(default)s")
+    parser.add_argument(
+        "--networks", type=report.names_of(networks), default=list(networks),
+        help=f"some of {','.join(networks)}",
+    )  # fmt: skip
     parser.add_argument("--threads", default="1,auto", help="auto: as the compiler chooses")
     options = report.parse(parser, argv, rounds=7, seconds=0.2)
-    names = options.networks.split(",")
-    if unknown := [name for name in names if name not in networks]:
-        parser.error(f"--networks: expected some of {', '.join(networks)}, got {unknown[0]!r}")
-    options.networks = [networks[name] for name in names]
+    options.networks = [networks[name] for name in options.networks]
     options.threads = [None if n == "auto" else int(n) for n in options.threads.split(",")]
     return options
 
@@ -110,8 +110,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(argv: Sequence[str] | None = None) -> int:
     """The benchmark as a command; 1 when a variant trains to another loss than its definition."""
     options = parse(argv)
-    if options.compare:
-        return report.print_comparison(*options.compare)
     mark = report.fingerprint()
     print(report.describe(mark), flush=True)
     rows, wrong = [], 0

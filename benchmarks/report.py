@@ -178,6 +178,8 @@ def parse(
 ) -> argparse.Namespace:
     """The options of a benchmark, with those that all of them have and their defaults.
 
+    ``--compare`` is served here, and ends the process.
+
     ``seconds`` is None where a turn takes as long as it takes.
     """
     parser.add_argument("--rounds", type=int, default=rounds, help=f"turns of each ({rounds})")
@@ -193,11 +195,28 @@ def parse(
         "--compare", nargs=2, metavar=("BEFORE", "AFTER"), help="compare two JSON files and stop"
     )
     options = parser.parse_args(argv)
+    if options.compare:
+        parser.exit(print_comparison(*options.compare))
     if options.html and importlib.util.find_spec("matplotlib") is None:
         parser.error("--html needs Matplotlib: pip install 'fastnn[plots]'")
     if options.rounds < 1 or (seconds is not None and options.seconds <= 0):
         parser.error("--rounds and --seconds must be positive")
     return options
+
+
+def names_of(table: Iterable[str]) -> Callable[[str], list[str]]:
+    """The type of an option that takes some names, with commas between them."""
+    known = list(table)
+
+    def convert(text: str) -> list[str]:
+        chosen = text.split(",")
+        if unknown := [name for name in chosen if name not in known]:
+            raise argparse.ArgumentTypeError(
+                f"expected some of {', '.join(known)}, got {unknown[0]!r}"
+            )
+        return list(dict.fromkeys(chosen))
+
+    return convert
 
 
 def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -249,7 +268,7 @@ def compare(before: str | Path, after: str | Path) -> str:
 
 
 def print_comparison(before: str | Path, after: str | Path) -> int:
-    """What ``--compare`` of a benchmark does; the exit status."""
+    """Print the comparison of two files; the exit status."""
     try:
         print(compare(before, after))
     except (OSError, ValueError) as error:

@@ -151,20 +151,17 @@ def write_data(file: Path) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--programs", default=",".join(PROGRAMS), help="some of %(default)s")
+    parser.add_argument(
+        "--programs", type=report.names_of(PROGRAMS), default=list(PROGRAMS),
+        help=f"some of {','.join(PROGRAMS)}",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="of BLAS and OpenMP (1)")
-    options = report.parse(parser, argv, rounds=7, seconds=None)
-    options.programs = options.programs.split(",")
-    if unknown := [name for name in options.programs if name not in PROGRAMS]:
-        parser.error(f"--programs: expected some of {', '.join(PROGRAMS)}, got {unknown[0]!r}")
-    return options
+    return report.parse(parser, argv, rounds=7, seconds=None)
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     """The benchmark as a command; 1 when a process failed or did not learn."""
     options = parse(argv)
-    if options.compare:
-        return report.print_comparison(*options.compare)
     mark = report.fingerprint()
     print(report.describe(mark), flush=True)
     found: dict[str, dict[str, Any]] = {}

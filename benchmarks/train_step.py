@@ -381,17 +381,6 @@ def as_result(
 def parse(
     argv: Sequence[str] | None, benchmark: str, networks: dict[str, Network], description: str
 ) -> argparse.Namespace:
-    def names(table: dict[str, Any]):
-        def convert(text: str) -> list[str]:
-            chosen = text.split(",")
-            if unknown := [name for name in chosen if name not in table]:
-                raise argparse.ArgumentTypeError(
-                    f"unknown: {', '.join(unknown)}; there are {', '.join(table)}"
-                )
-            return list(dict.fromkeys(chosen))
-
-        return convert
-
     available = len(report.cores())
 
     def counts(text: str) -> list[int]:
@@ -403,11 +392,14 @@ def parse(
     there = peers_of(next(iter(networks.values())))
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
-        "--networks", type=names(networks), default=list(networks), help=f"of {', '.join(networks)}"
+        "--networks",
+        type=report.names_of(networks),
+        default=list(networks),
+        help=f"of {', '.join(networks)}",
     )
     parser.add_argument(
         "--peers",
-        type=names(there),
+        type=report.names_of(there),
         help=f"of {', '.join(there)}; those that take long run only when named, and a missing one "
         "is an error only when named",
     )
@@ -430,8 +422,6 @@ def run(
 ) -> int:
     """The benchmark as a command; 1 when a peer was wrong, failed, or was named and is missing."""
     options = parse(argv, benchmark, networks, description)
-    if options.compare:
-        return report.print_comparison(*options.compare)
     mark = report.fingerprint()
     print(report.describe(mark), flush=True)
     peak = report.fma_peak(options.threads, options.dtype)

@@ -227,6 +227,29 @@ def test_many_networks_start_and_learn_apart():
     assert len(found["numpy"]) == 3 * 4 and ways[0] < ways[1] < ways[2]
 
 
+def test_two_files_are_compared(answers, tmp_path, capsys):
+    *_, found = answers
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    before.write_text(json.dumps(found))
+    slower = [{**row, "samples": [100 * s for s in row["samples"]]} for row in found["rows"]]
+    after.write_text(json.dumps({**found, "rows": slower}))
+    with pytest.raises(SystemExit) as stop:
+        latency.run(["--compare", str(before), str(after)])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and text.count(" slower |") == len(found["rows"])
+    with pytest.raises(SystemExit) as stop:
+        latency.run(["--compare", str(before), str(tmp_path / "absent.json")])
+    assert stop.value.code == 2 and "absent.json" in capsys.readouterr().err
+
+
+def test_names_that_are_not_known_are_refused(capsys):
+    for script, option in ((latency, "libraries"), (startup, "programs"), (memory, "peers")):
+        with pytest.raises(SystemExit) as stop:
+            script.run([f"--{option}", "fastnn,abacus"])
+        assert stop.value.code == 2
+        assert f"--{option}: expected some of" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------ pages
 
 
