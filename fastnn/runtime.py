@@ -96,12 +96,14 @@ class Order:
 
 
 class Runner:
-    """What runners share; ``progress`` holds the next step, also when a run was interrupted."""
+    """What runners share; ``progress`` holds the next step, also when a run was interrupted, and
+    ``spare`` memory for a copy of the state, while nobody uses it."""
 
     name: str
     program: Program
     state: State
     progress: np.ndarray
+    spare: list[np.ndarray]
 
     @property
     def providers(self) -> list[str]:
@@ -152,7 +154,7 @@ class NumpyRunner(Runner):
     name = "numpy"
 
     def __init__(self, program: Program, state: State) -> None:
-        self.program, self.state = program, state
+        self.program, self.state, self.spare = program, state, []
         self._gradients = np.zeros(program.gradients, program.dtype)
         self._arena = aligned(program.plan.arena_bytes)
         self._results = aligned(program.plan.rows_bytes)
@@ -300,7 +302,7 @@ class NativeRunner(Runner):
         others = others or {}
         scratch = max(k.scratch_bytes for k in (kernels, *others.values()))
         program = replace(program, scratch=program.split.threads * scratch)
-        self.program, self.state, self.provider = program, state, kernels
+        self.program, self.state, self.provider, self.spare = program, state, kernels, []
         self.name = ", ".join(dict.fromkeys(k.name for k in (kernels, *others.values())))
         plan, split = program.plan, program.split
         self._shards = split.threads if split.mode == "shard" else 1
@@ -342,7 +344,7 @@ class NativeRunner(Runner):
             numbers = rng.normal(size=shape) if tensor.type == "real" else np.zeros(shape)
             feeds[name] = numbers.astype(_TYPES.get(tensor.type, self.program.dtype))
         totals = np.zeros((1, len(self.program.sums)))
-        self.run(feeds, totals, rows=rows, batch=rows, last=1)
+        self.run(feeds, totals, rows=rows, batch=rows, last=1, order=Order(rows))
         self._measured = feeds  # kept alive
         return self.table(rows)
 
@@ -408,15 +410,19 @@ class NativeRunner(Runner):
             threads = self.program.split.threads
             table = np.zeros((threads, len(self.program.nodes)), executor.CALL)
             for thread in range(threads):
-                shard = thread if self._shards > 1 else 0
-                first = rows * shard // self._shards
-                span = rows * (shard + 1) // self._shards - first
+                shard, first, span = self._part(rows, thread)
                 table[thread]["step"] = self._steps.ctypes.data + thread * self._steps.itemsize
                 table[thread]["kernel"] = [kernel for kernel, _ in self._chosen.values()]
                 for call, node in zip(table[thread], self.program.nodes, strict=True):
                     self._bind(call, node, shard, first, span)
             self._tables[rows] = table
         return self._tables[rows]
+
+    def _part(self, rows: int, thread: int) -> tuple[int, int, int]:
+        """Of a batch of so many rows, a thread's arena, its first row and how many it has."""
+        shard = thread if self._shards > 1 else 0
+        first = rows * shard // self._shards
+        return shard, first, rows * (shard + 1) // self._shards - first
 
     def _bind(self, call: Any, node: Node, shard: int, first: int, rows: int) -> None:
         op = node.op
@@ -492,6 +498,29 @@ class NativeRunner(Runner):
             if tensor is not None and tensor.region == "feed"
         )
 
+    @cached_property
+    def _copies(self) -> tuple[tuple[int, str, np.dtype, Tensor, tuple[tuple[int, int], ...]], ...]:
+        """Calls that only copy rows of the user's arrays: their numbers, the arrays, and the
+        copies, with their type and the calls and operands that read them. A copy that is changed
+        later has to be one."""
+        found = []
+        for i, node in enumerate(self.program.nodes):
+            if not node.op.copies(node.attrs):
+                continue
+            (source,), (copy,) = node.inputs, node.outputs
+            assert source is not None and copy is not None
+            readers = [
+                (call, j, reader.op.operands[j].name in reader.op.writes)
+                for call, reader in enumerate(self.program.nodes)
+                for j, tensor in enumerate(reader.operands)
+                if tensor is copy and call != i
+            ]
+            if not any(written for *_, written in readers):
+                dtype = _TYPES.get(copy.type, np.dtype(self.program.dtype))
+                places = tuple((call, j) for call, j, _ in readers)
+                found.append((i, source.name, dtype, copy, places))
+        return tuple(found)
+
     def _feed(self, table: np.ndarray, feeds: Feeds) -> None:
         """Point the calls that touch the user's arrays at these arrays."""
         buffers, sizes = table["buffers"], table["sizes"]
@@ -499,6 +528,35 @@ class NativeRunner(Runner):
             array = feeds[name]
             buffers[:, i, j] = array.ctypes.data
             sizes[:, i, 3:6] = _CODES.get(array.dtype, 0), array.strides[0], array.strides[-1]
+
+    def _views(self, table: np.ndarray, rows: int, feeds: Feeds, ordered: bool) -> np.ndarray:
+        """What calls read of the user's arrays without a copy, a line per thread.
+
+        Where rows are taken in order and as they lie, nothing is copied: who would read the copy
+        reads the array.
+        """
+        views: list[list[tuple[int, int, int, int]]] = [[] for _ in table]
+        for i, name, dtype, copy, readers in self._copies:
+            array = feeds[name]
+            as_it_lies = array.flags.c_contiguous and array.flags.aligned
+            view = ordered and as_it_lies and array.dtype == dtype
+            table["kernel"][:, i] = 0 if view else self._chosen[i][0]
+            row_bytes = array.nbytes // len(array)
+            for thread, lines in enumerate(views):
+                shard, first, _ = self._part(rows, thread)
+                for call, j in readers:
+                    if view:
+                        start = array.ctypes.data + first * row_bytes
+                        lines.append((call, j, start, row_bytes))
+                    else:
+                        table["buffers"][thread, call, j] = self._address(copy, shard, first)
+        return np.array(views, executor.VIEW).reshape(len(table), -1)
+
+    def _fed(self, rows: int, feeds: Feeds, ordered: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The calls for a batch, pointed at the user's arrays, and what they view of these."""
+        table = self.table(rows)
+        self._feed(table, feeds)
+        return table, self._views(table, rows, feeds, ordered)
 
     def run(
         self,
@@ -536,11 +594,9 @@ class NativeRunner(Runner):
         times: np.ndarray | None,
         update: bool,
     ) -> tuple[int, int]:
-        full = self.table(min(batch, rows))
-        partial = self.table(rows % batch or min(batch, rows))
-        self._feed(full, feeds)
-        if partial is not full:
-            self._feed(partial, feeds)
+        whole, rest = min(batch, rows), rows % batch
+        full, views = self._fed(whole, feeds, order is None)
+        partial, partial_views = self._fed(rest, feeds, order is None) if rest else (full, views)
         return executor.run(
             full,
             partial,
@@ -563,6 +619,7 @@ class NativeRunner(Runner):
             times=times,
             update=update,
             progress=self.progress,
+            views=(views, partial_views),
         )
 
 

@@ -17,12 +17,14 @@ import numpy as np
 from .callbacks import Callback, History
 from .compiler import PENALTY
 from .data import Data
+from .kernels.aot import executor
 from .runtime import NOT_FINITE, SLICE, NumpyRunner, Order, Runner, State
 
 if TYPE_CHECKING:
     from .model import Model
 
 SNAPSHOT_EVERY = 1.0  # seconds between copies of good weights
+LARGE = 1 << 22  # bytes of an array from which to start a thread takes less than it saves
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -48,7 +50,11 @@ class NonFiniteLoss(FloatingPointError):
 
 @dataclass
 class _Snapshot:
-    """A copy of what training changes, from a step whose loss was finite."""
+    """A copy of what training changes, from a step whose loss was finite.
+
+    Its memory belongs to a runner, which keeps it from one call of ``fit`` to the next: for new
+    memory the system takes longer than the copy does.
+    """
 
     state: State
     runner: Runner
@@ -56,11 +62,18 @@ class _Snapshot:
     taken: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.arrays = [a.copy() for a in self.state.arrays]
+        self.owner = self.runner
+        self.arrays = self.owner.spare or [np.empty_like(a) for a in self.state.arrays]
+        self.owner.spare = []
+        self.take(self.step, self.runner)
+
+    def give_back(self) -> None:
+        self.owner.spare = self.arrays
 
     def take(self, step: int, runner: Runner) -> None:
         for mine, theirs in zip(self.arrays, self.state.arrays, strict=True):
-            np.copyto(mine, theirs)
+            threads = runner.program.split.threads if mine.nbytes > LARGE else 1
+            executor.put_aside(theirs, mine, threads)
         self.step, self.runner, self.taken = step, runner, time.monotonic()
 
     def restore(self) -> None:
@@ -159,6 +172,8 @@ class Loop:
             self._record_finished()
             self.state.updates += self.step
             self.state.epochs += self.step // self.per_epoch
+            if self.snapshot is not None:
+                self.snapshot.give_back()
             self.progress.close()
             for callback in self.callbacks:
                 callback.on_train_end(self.model)

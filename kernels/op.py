@@ -83,6 +83,9 @@ class Op:
         would be added by each thread.
     without_gradient
         Names of outputs that are constants to what reads them.
+    copies
+        Whether, with these attributes, the only output is nothing but rows of the only input, a
+        user's array. Where they are taken in order, its readers may read the array itself.
     flops
         Floating-point operations from the dimensions; transcendental functions count as one.
     """
@@ -106,6 +109,7 @@ class Op:
     shared: bool = False
     whole: bool = False
     without_gradient: tuple[str, ...] = ()
+    copies: Callable[[Mapping[str, Any]], bool] = lambda attrs: False
 
     @property
     def operands(self) -> tuple[Operand, ...]:

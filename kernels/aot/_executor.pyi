@@ -5,6 +5,7 @@ import numpy as np
 CALL: np.dtype
 STEP: np.dtype
 SUM: np.dtype
+VIEW: np.dtype
 FINISHED: int
 OUT_OF_TIME: int
 NOT_FINITE: int
@@ -37,9 +38,11 @@ def run(
     times: np.ndarray | None = ...,
     update: bool = ...,
     progress: np.ndarray | None = ...,
+    views: tuple[np.ndarray, np.ndarray] | None = ...,
 ) -> tuple[int, int]: ...
 def shuffled(seed: int, epoch: int, n: int) -> np.ndarray: ...
 def all_within(array: np.ndarray, limit: float, threads: int = ...) -> bool: ...
+def put_aside(source: np.ndarray, target: np.ndarray, threads: int = ...) -> None: ...
 
 class Direct:
     def __init__(

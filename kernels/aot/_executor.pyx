@@ -49,6 +49,9 @@ cdef extern from "shuffle.h" nogil:
     void shuffle_rows(uint64_t seed, uint32_t epoch, int64_t n, uint32_t* keys, int64_t* order,
                       uint32_t* keys_scratch, int64_t* order_scratch)
 
+cdef extern from "stream.h" nogil:
+    void stream_copy(char* to, const char* source, int64_t n)
+
 cdef extern from "within.h" nogil:
     bint within_f32(const float* p, int64_t n, double limit)
     bint within_f64(const double* p, int64_t n, double limit)
@@ -64,7 +67,11 @@ STEP = np.dtype([
     ("seed", np.uint64), ("rate", np.float64), ("rule", np.float64, 16), ("scratch", np.uintp),
 ])
 SUM = np.dtype([("values", np.uintp), ("count", np.int64), ("is_loss", np.int64)])
+#: An operand that lies in the user's array: row 0 there, and the bytes of a row.
+VIEW = np.dtype([("call", np.int64), ("operand", np.int64), ("start", np.uintp),
+                 ("row_bytes", np.int64)])
 assert CALL.itemsize == sizeof(Call) and STEP.itemsize == sizeof(Step)
+assert VIEW.itemsize == sizeof(View)
 
 #: How a run ended.
 FINISHED, OUT_OF_TIME, NOT_FINITE = 0, 1, 2
@@ -74,6 +81,12 @@ threaded = bool(FASTNN_THREADS)
 most_threads = TEAM_MOST if FASTNN_THREADS else 1
 ISA_LEVELS = ("baseline", "avx2", "avx512")
 cpu_isa = ISA_LEVELS[cpu_level()]
+
+
+ctypedef struct View:
+    int64_t call, operand
+    char* start
+    int64_t row_bytes
 
 
 ctypedef struct Sum:
@@ -86,11 +99,13 @@ ctypedef struct Job:
     Team team
     int threads
     int split           # threads share every call; else each runs its own rows
-    const Call* tables[2]       # a whole batch's and the last, smaller one's: [thread][call]
+    Call* tables[2]             # a whole batch's and the last, smaller one's: [thread][call]
     int64_t calls, compute      # calls of one thread; how many of them come before the update
     Step* steps
     const Sum* sums
     int64_t n_sums
+    const View* views[2]        # of the tables: [thread][view]
+    int64_t n_views             # of one thread
     int64_t rows, batch
     int64_t first, last         # steps of this run, counted from the start of the first epoch
     int64_t updates             # updates that came before step 0
@@ -147,6 +162,8 @@ cdef int take_sums(Job* job, int thread, int64_t rows, int64_t epoch) noexcept n
 cdef inline void execute(Job* job, const Call* call, int64_t index, int thread) noexcept nogil:
     """One call, to its end on all threads that share it."""
     cdef int divided = job.split or call.shared
+    if call.kernel == NULL:  # what it would copy is read where it lies
+        return
     call.kernel(call, thread if divided else 0, job.threads if divided else 1)
     if job.split:
         team_barrier(&job.team)
@@ -174,7 +191,8 @@ cdef void work(void* shared, int thread) noexcept nogil:
 
 cdef void run_steps(Job* job, int thread) noexcept nogil:
     cdef Step* step = job.steps + thread
-    cdef const Call* table
+    cdef Call* table
+    cdef const View* views
     cdef int64_t per_epoch = (job.rows + job.batch - 1) // job.batch
     cdef int64_t s, epoch, c
     for s in range(job.first, job.last):
@@ -189,6 +207,11 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
                 job.order_epoch[0] = job.epochs + epoch
             team_barrier(&job.team)
         table = job.tables[step.rows != job.batch] + thread * job.calls
+        views = job.views[step.rows != job.batch] + thread * job.n_views
+        for c in range(job.n_views):
+            table[views[c].call].buffers[views[c].operand] = (
+                views[c].start + step.first * views[c].row_bytes
+            )
         look_at_clock(job, -1, thread)
         for c in range(job.compute):
             execute(job, table + c, c, thread)
@@ -217,27 +240,31 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
         int64_t rows, int64_t batch, int64_t first, int64_t last, int64_t updates=0,
         int64_t epochs=0, uint64_t seed=0, int64_t[::1] order=None, uint32_t[::1] keys=None,
         int64_t[::1] order_epoch=None, double seconds=1e9, double[::1] times=None,
-        bint update=True, int64_t[::1] progress=None):
+        bint update=True, int64_t[::1] progress=None, views=None):
     """Run steps ``first`` to ``last`` and return ``(status, next step)``.
 
     ``full`` and ``partial`` are CALL arrays of shape (threads, calls) for a whole and for the last
-    batch, ``steps`` a STEP array with one entry per thread, ``sums`` a SUM array. After ``seconds``
-    the run ends before its next step; without ``update`` only the first ``compute`` calls run.
+    batch, ``steps`` a STEP array with one entry per thread, ``sums`` a SUM array. ``views`` are
+    two VIEW arrays of shape (threads, views), for a whole and for the last batch; calls without a
+    kernel are left out. After ``seconds`` the run ends before its next step; without ``update`` only the first ``compute`` calls run.
     ``progress`` holds the next step at any time. The GIL is released throughout.
     """
     cdef Job job
     cdef int error
     cdef uintptr_t address
     assert full.dtype == CALL and steps.dtype == STEP and sums.dtype == SUM
+    views, partial_views = views or (np.zeros((len(full), 0), VIEW),) * 2
+    assert views.dtype == partial_views.dtype == VIEW and len(views) == len(full)
+    assert views.shape == partial_views.shape
     assert full.shape == partial.shape and len(steps) == len(full) <= most_threads
     assert compute <= full.shape[1] and totals.shape[1] == len(sums)
     assert 0 <= first and last <= totals.shape[0] * ((rows + batch - 1) // batch) and batch > 0
     job.threads = <int>len(steps)
     job.split = split
     address = full.ctypes.data
-    job.tables[0] = <const Call*>address
+    job.tables[0] = <Call*>address
     address = partial.ctypes.data
-    job.tables[1] = <const Call*>address
+    job.tables[1] = <Call*>address
     job.calls = full.shape[1]
     job.compute = compute
     address = steps.ctypes.data
@@ -245,6 +272,11 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
     address = sums.ctypes.data
     job.sums = <const Sum*>address
     job.n_sums = len(sums)
+    address = views.ctypes.data
+    job.views[0] = <const View*>address
+    address = partial_views.ctypes.data
+    job.views[1] = <const View*>address
+    job.n_views = views.shape[1]
     job.rows = rows
     job.batch = batch
     job.first = first
@@ -327,6 +359,39 @@ def all_within(array, double limit, int threads=1):
     if error:
         raise OSError(error, f"could not start {threads} threads")
     return not job.found
+
+
+ctypedef struct Copy:
+    Team team
+    char* to
+    const char* source
+    int64_t n
+    int threads
+
+
+cdef void copy_part(void* shared, int thread) noexcept nogil:
+    cdef Copy* job = <Copy*>shared
+    cdef int64_t start = job.n * thread // job.threads
+    stream_copy(job.to + start, job.source + start, job.n * (thread + 1) // job.threads - start)
+
+
+def put_aside(source, target, int threads=1):
+    """Copy a contiguous array to one like it that nobody reads soon."""
+    cdef Copy job
+    cdef uintptr_t address = source.ctypes.data
+    cdef int error
+    assert source.dtype == target.dtype and source.shape == target.shape
+    assert source.flags.c_contiguous and target.flags.c_contiguous and target.flags.writeable
+    assert 0 < threads <= most_threads
+    job.source = <const char*>address
+    address = target.ctypes.data
+    job.to = <char*>address
+    job.n = source.nbytes
+    job.threads = threads
+    with nogil:
+        error = team_run(&job.team, threads, copy_part, &job)
+    if error:
+        raise OSError(error, f"could not start {threads} threads")
 
 
 cdef enum:

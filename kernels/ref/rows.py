@@ -14,6 +14,7 @@ def _row_sizes(d, attrs, binding):
     sizes=_row_sizes,
     constants=lambda attrs: (attrs["scale"], attrs["offset"]),
     uses_step=True,
+    copies=lambda attrs: attrs["scale"] == 1 and attrs["offset"] == 0,
 )
 def gather(source, x, *, scale, offset, step):
     """x = scale source[order] + offset, in the model's number type"""
@@ -24,7 +25,12 @@ def gather(source, x, *, scale, offset, step):
         x += offset
 
 
-@op("source[B]:feed -> labels[B]:int32", sizes=_row_sizes, uses_step=True)
+@op(
+    "source[B]:feed -> labels[B]:int32",
+    sizes=_row_sizes,
+    uses_step=True,
+    copies=lambda attrs: True,
+)
 def gather_labels(source, labels, *, step):
     """labels = source[order]"""
     labels[...] = source[step.positions(len(labels))]
