@@ -246,8 +246,9 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
     ``full`` and ``partial`` are CALL arrays of shape (threads, calls) for a whole and for the last
     batch, ``steps`` a STEP array with one entry per thread, ``sums`` a SUM array. ``views`` are
     two VIEW arrays of shape (threads, views), for a whole and for the last batch; calls without a
-    kernel are left out. After ``seconds`` the run ends before its next step; without ``update`` only the first ``compute`` calls run.
-    ``progress`` holds the next step at any time. The GIL is released throughout.
+    kernel are left out. After ``seconds`` the run ends before its next step; without ``update``
+    only the first ``compute`` calls run. ``progress`` holds the next step at any time. The GIL is
+    released throughout.
     """
     cdef Job job
     cdef int error

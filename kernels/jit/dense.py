@@ -129,6 +129,8 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
     # copied, for they lie so far apart that they would fall into few cache sets.
     far = depth_known >= FAR_DEPTH and columns_known > FAR_COLUMNS
     copies = far and (known.rows or ROWS + 1) <= ROWS
+    # The rows of A come from far away, and each is worth asking for before it is needed.
+    long_rows = depth_known * t.BYTES >= PAGE
     # A panel of 64 columns stays in the first cache; of a long sum, C would be read too often.
     together = DEPTH if depth_known < FAR_DEPTH else LONG_DEPTH
 
@@ -176,7 +178,7 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
             for to, inside, sums, result in found:
                 e.store(result(sums), to, inside)
 
-        operands = Operands(a, depth, 1, b, b_k, depth, wide)
+        operands = Operands(a, depth, 1, b, b_k, depth, wide, ahead=long_rows)
         products.multiply(e, operands, first, last, columns, finish, rows_of_a_thread)
 
     def emit_copy(e, a, depth, first, last, k, part, to):
@@ -417,12 +419,13 @@ def _weight_product(
     values: tuple[Any, ...],
     keep: Callable[[ir.Value, ir.Value, ir.Value, Any], None],
     scratch: ir.Value,
-    fetched: Callable[[ir.Value, ir.Value], list[ir.Value]] | None = None,
+    touched: Callable[[ir.Value, ir.Value], list[ir.Value]] | None = None,
 ) -> None:
     """Rows first to last of x^T dz; ``keep(row, column, numbers, mask)`` takes each register.
 
     ``width`` is how many of its columns are made, from where ``dz`` points on: a number if that is
-    all of them, and then ``dz`` may be packed.
+    all of them, and then ``dz`` may be packed. ``touched(row, column)`` are the lines of memory
+    that ``keep`` will change.
     """
     x, dz, rows, inputs, units, first, last, width = values
     inputs, units = known.inputs or inputs, known.units or units
@@ -438,10 +441,10 @@ def _weight_product(
                 at = e.builder.add(e.builder.add(column, low), constant(v * e.lanes))
                 keep(e.builder.add(row, constant(r)), at, total, inside)
 
-        def ahead(row, column):
-            return fetched(row, e.builder.add(column, low)) if fetched else []
+        def written(row, column):
+            return touched(row, e.builder.add(column, low)) if touched else []
 
-        operands = Operands(a, 1, a_k, b, b_k, rows, packed, ahead if fetched else None)
+        operands = Operands(a, 1, a_k, b, b_k, rows, packed, written if touched else None)
         products.multiply(e, operands, top, bottom, width, finish, expected)
 
     if not (isinstance(width, int) and _packs(known)):
@@ -607,7 +610,7 @@ def update(t: Any, known: Known) -> dict[str, Callable]:
                 row = e.builder.mul(e.builder.sub(row, first), width)
                 e.store(gradient, e.at(out, e.builder.add(row, column)), mask)
 
-        def fetched(row, column):
+        def touched(row, column):
             place = e.builder.add(e.builder.mul(row, constant(known.units)), column)
             return [e.at(p, place) for p in (w, *state[:states])]
 
@@ -615,7 +618,7 @@ def update(t: Any, known: Known) -> dict[str, Callable]:
         # is not on registers, in parts, which are not worth packing.
         whole = in_registers or 0 < (known.units or 0) <= TOGETHER // 2
         values = (x, dz, rows, inputs, units, first, last, known.units if whole else width)
-        _weight_product(e, known, values, keep, packed, fetched if far else None)
+        _weight_product(e, known, values, keep, packed, touched if far else None)
 
     def emit_rule(e, g, w, s0, s1, s2, s3, at, n, numbers, decay, kept):
         """The rule over n parameters from position ``at`` on."""

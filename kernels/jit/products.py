@@ -29,8 +29,11 @@ class Operands:
     """A and B: where they begin and how far apart their numbers are.
 
     Row i of A at k lies at ``a[i * a_row + k * a_k]``, column j of B at k at ``b[k * b_k + j]``. If
-    B is ``packed``, its panels of so many registers lie one behind the other. Lines of memory that
-    the end of a tile will touch, ``fetched(row, column)``, are fetched meanwhile.
+    B is ``packed``, its panels of so many registers lie one behind the other.
+
+    A tile leaves the memory idle, and so fetches what comes next: lines that the next one will
+    change, ``written(row, column)`` for each of its registers, or, with ``ahead``, the next rows of
+    A, of which each is in one piece.
     """
 
     a: ir.Value
@@ -40,7 +43,8 @@ class Operands:
     b_k: Size
     k: Size
     packed: int = 0
-    fetched: Callable[[ir.Value, ir.Value], list[ir.Value]] | None = None
+    written: Callable[[ir.Value, ir.Value], list[ir.Value]] | None = None
+    ahead: bool = False
 
 
 def value(n: Size) -> ir.Value:
@@ -99,9 +103,11 @@ def tile(
     rows: int,
     wide: int,
     mask: Any,
-    fetched: Callable[[ir.Value], list[ir.Value]] | None = None,
+    written: Callable[[ir.Value], list[ir.Value]] | None = None,
+    ahead: Sequence[ir.Value] = (),
 ) -> list[list[ir.Value]]:
-    """The registers of one tile; a and b point to its first row and column."""
+    """The registers of one tile; a and b point to its first row and column, ``ahead`` to the rows
+    of A that are read next. ``written`` are the lines of each register of the next tile."""
 
     def step(_: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
         a, b, *sums = carried
@@ -114,17 +120,26 @@ def tile(
 
     carried = [a, b, *[e.zero] * (rows * wide)]
     done = constant(0)
-    if fetched:
+    if written:
         count = constant(rows * wide)
         each = e.builder.sdiv(value(o.k), count)
 
         def some(register: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
-            for line in fetched(register):
-                e.prefetch(line)
+            for line in written(register):
+                e.prefetch(line, changed=True)
             return e.loop(constant(0), each, 1, carried, step)
 
         carried = e.loop(constant(0), count, 1, carried, some)
         done = e.builder.mul(each, count)
+    elif ahead:
+        done = e.builder.mul(e.builder.sdiv(value(o.k), constant(e.lanes)), constant(e.lanes))
+
+        def line_of_k(k: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            for row in ahead:
+                e.prefetch(e.at(row, k))
+            return e.loop(constant(0), constant(e.lanes), 1, carried, step)
+
+        carried = e.loop(constant(0), done, e.lanes, carried, line_of_k)
     _, _, *sums = e.loop(done, value(o.k), 1, carried, step)
     return [sums[r * wide : (r + 1) * wide] for r in range(rows)]
 
@@ -143,13 +158,15 @@ def multiply(
     many, widest, others = (0, 0, [2]) if known is None else panels_of(e, known, o.packed)
     most = tile_rows(e.registers, max([widest, *others]))
 
-    def panel(row: ir.Value, height: int, column: Size, wide: int, mask: Any) -> None:
+    def panel(
+        row: ir.Value, height: int, column: Size, wide: int, mask: Any, last: bool = False
+    ) -> None:
         a = e.at(o.a, value(times(e, row, o.a_row)))
         b = e.at(
             o.b, value(times(e, column, o.k) if o.packed else column)
         )  # column k: whole panels
 
-        def fetched(register: ir.Value) -> list[ir.Value]:
+        def written(register: ir.Value) -> list[ir.Value]:
             # Of the next tile: of the next panel, or of the next rows.
             after = e.builder.add(value(column), constant(wide * e.lanes))
             more = e.builder.icmp_signed("<", after, value(columns))
@@ -157,9 +174,14 @@ def multiply(
             r = e.builder.add(r, e.builder.sdiv(register, constant(wide)))
             c = e.builder.select(more, after, constant(0))
             v = e.builder.mul(e.builder.srem(register, constant(wide)), constant(e.lanes))
-            return o.fetched(r, e.builder.add(c, v)) if o.fetched else []
+            return o.written(r, e.builder.add(c, v)) if o.written else []
 
-        made = tile(e, o, a, b, height, wide, mask, fetched if o.fetched else None)
+        ahead = [
+            e.at(a, value(times(e, height + r, o.a_row))) for r in range(height if last else 0)
+        ]
+        made = tile(
+            e, o, a, b, height, wide, mask, written if o.written else None, ahead if o.ahead else ()
+        )
         finish(made, row, value(column), mask)
 
     def block(row: ir.Value, height: int) -> None:
@@ -176,7 +198,8 @@ def multiply(
             e.loop(constant(0), constant(column), widest * e.lanes, [], whole)
         for wide in others:
             inside = min(known - column, wide * e.lanes) % e.lanes
-            panel(row, height, column, wide, e.mask(inside) if inside else None)
+            last = column + wide * e.lanes >= known
+            panel(row, height, column, wide, e.mask(inside) if inside else None, last)
             column += wide * e.lanes
 
     def rows_of(height: int) -> Callable[[ir.Value, list[ir.Value]], list[ir.Value]]:
@@ -264,23 +287,38 @@ def transpose(e: Emitter, source: ir.Value, ld: Size, rows: Size, k: Size, to: i
     Whole registers are written: ``ld_to`` must have room for whole blocks.
     """
     n = e.lanes
+    all_there = isinstance(rows, int) and rows % n == 0
+    whole = e.builder.mul(e.builder.sdiv(value(k), constant(n)), constant(n))
+
+    def line(j: ir.Value, r: int) -> ir.Value:
+        row = e.builder.add(j, constant(r))
+        if not all_there:  # rows that are not there repeat the last one
+            row = e.least(row, e.builder.sub(value(rows), constant(1)))
+        return e.at(source, e.builder.mul(row, value(ld)))
 
     def block(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        lines = [line(j, r) for r in range(n)]
+
+        def place(i: ir.Value, r: int) -> ir.Value:
+            row = e.builder.mul(e.builder.add(i, constant(r)), value(ld_to))
+            return e.at(to, e.builder.add(row, j))
+
         def part(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            count = e.least(e.builder.sub(value(k), i), constant(n))
-            inside, last = e.mask(count), e.builder.sub(value(rows), constant(1))
-            lines = []
-            for r in range(n):  # rows that are not there repeat the last one
-                row = e.least(e.builder.add(j, constant(r)), last)
-                place = e.builder.add(e.builder.mul(row, value(ld)), i)
-                lines.append(e.load(e.at(source, place), inside))
-            for r, line in enumerate(turned(e, lines)):
-                with e.builder.if_then(e.builder.icmp_signed("<", constant(r), count)):
-                    place = e.builder.mul(e.builder.add(i, constant(r)), value(ld_to))
-                    e.store(line, e.at(to, e.builder.add(place, j)))
+            made = turned(e, [e.load(e.at(p, i)) for p in lines])
+            for r, numbers in enumerate(made):
+                e.store(numbers, place(i, r))
             return []
 
-        e.loop(constant(0), value(k), n, [], part)
+        def rest(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            count = e.builder.sub(value(k), i)
+            made = turned(e, [e.load(e.at(p, i), e.mask(count)) for p in lines])
+            for r, numbers in enumerate(made):
+                with e.builder.if_then(e.builder.icmp_signed("<", constant(r), count)):
+                    e.store(numbers, place(i, r))
+            return []
+
+        e.loop(constant(0), whole, n, [], part)
+        e.loop(whole, value(k), n, [], rest)
         return []
 
     e.loop(constant(0), value(rows), n, [], block)

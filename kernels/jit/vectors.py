@@ -239,12 +239,12 @@ class Emitter:
         function = self._masked("store", ir.VoidType(), [self.type, to.type, I32, mask.type])
         self.builder.call(function, [value, to, ir.Constant(I32, self.dtype.itemsize), mask])
 
-    def prefetch(self, p: ir.Value) -> None:
-        """Bring a line of memory to the second cache."""
+    def prefetch(self, p: ir.Value, changed: bool = False) -> None:
+        """Bring a line of memory to the second cache, to be read or changed."""
         octets = self.builder.bitcast(p, ir.IntType(8).as_pointer())
         types = [octets.type, I32, I32, I32]
         function = self.function("llvm.prefetch.p0", ir.FunctionType(ir.VoidType(), types))
-        self.builder.call(function, [octets, *(ir.Constant(I32, n) for n in (0, 2, 1))])
+        self.builder.call(function, [octets, *(ir.Constant(I32, n) for n in (int(changed), 2, 1))])
 
     def _masked(self, what: str, returns: ir.Type, types: Sequence[ir.Type]) -> ir.Function:
         kind = "f64" if self.dtype.itemsize == 8 else "f32"
