@@ -1038,7 +1038,7 @@ def test_an_op_is_declared_once_and_in_the_right_grammar():
 @pytest.mark.parametrize("name", OPS)
 def test_costs_are_counted(name):
     """FLOPs are a number for any dimensions; a product's are twice its multiplications."""
-    dims = dict.fromkeys("BIOCNFPS", 6) | {"...": (2, 3)}
+    dims = dict.fromkeys("BIOCNFPST", 6) | {"...": (2, 3)}
     assert OPS[name].flops(dims) >= 0
     if {"B", "I", "O"} <= {d for o in OPS[name].operands for d in o.dims}:
         assert OPS[name].flops(dims) >= 2 * 6**3

@@ -16,6 +16,7 @@ from ..kernels.ref.random import MIXTURE
 from .autodiff import append_backward, differentiate
 from .fuse import fuse, fuse_update, stabilise
 from .graph import PHASES, Graph, Node, Sum, Tensor
+from .parts import divide_inputs
 from .plan import item_size, plan
 from .program import Cost, Program
 from .split import Split, available_threads, choose
@@ -295,6 +296,8 @@ def compile_program(
     )
     if split.mode != "shard":
         graph = fuse_update(graph, batch)
+    if split.mode == "split" and not any_threads:
+        graph = divide_inputs(graph, batch, split.threads, item_size("real", dtype))
     return _program(graph, network, purpose, batch, dtype, split)
 
 

@@ -45,6 +45,49 @@ cdef void dense_dropout(const Call* call, int thread, int threads) noexcept nogi
     multiply(&p, thread, threads)
 
 
+cdef inline int64_t edge_of_term(const Call* call, int64_t t) noexcept nogil:
+    """Where the inputs of term t begin."""
+    cdef int64_t inputs = call.sizes[1], terms = call.sizes[3], unit = call.sizes[4]
+    return inputs * t // terms // unit * unit if t < terms else inputs
+
+
+cdef void dense_parts(const Call* call, int thread, int threads) noexcept nogil:
+    """parts[t, B, O] = x[B, I of t] w[I of t, O], each by one thread"""
+    cdef Product p
+    cdef int64_t t = thread, first
+    while t < call.sizes[3]:
+        first = edge_of_term(call, t)
+        forward_product(&p, call)
+        p.k = edge_of_term(call, t + 1) - first
+        p.a += first
+        p.b += first * p.ldb
+        p.bias = NULL
+        p.forward = NULL
+        p.c = <real*>call.buffers[2] + t * p.m * p.n
+        multiply(&p, 0, 1)
+        t += threads
+
+
+cdef void sum_parts(const Call* call, int thread, int threads) noexcept nogil:
+    """y[B, O] = f(sum of parts[t, B, O] + b[O])"""
+    cdef int64_t rows = call.sizes[0], units = call.sizes[1], terms = call.sizes[2], r, t, j
+    cdef const real* bias = <const real*>call.buffers[1]
+    cdef activation_loop forward = <activation_loop>call.formulas[0]
+    cdef const real* part
+    cdef real* y
+    for r in range(share(rows, 1, thread, threads), share(rows, 1, thread + 1, threads)):
+        y = <real*>call.buffers[2] + r * units
+        for t in range(terms):
+            part = <const real*>call.buffers[0] + (t * rows + r) * units
+            for j in range(units):
+                y[j] = part[j] if t == 0 else y[j] + part[j]
+        if bias != NULL:
+            for j in range(units):
+                y[j] += bias[j]
+        if forward != NULL:
+            forward(y, units, call.constants)
+
+
 cdef void dense_dx(const Call* call, int thread, int threads) noexcept nogil:
     """dx[B, I] = (dz[B, O] w[I, O]^T) mask f'(y[B, I])"""
     cdef Product p

@@ -354,6 +354,62 @@ def _multiply(t: Any) -> Callable:
     return multiply
 
 
+def parts(t: Any, known: Known) -> dict[str, Callable]:
+    """x w as a sum of terms, and f(their sum + b)"""
+
+    def emit(e, x, w, out, rows, inputs, units, first, last):
+        inputs, units = known.inputs or inputs, known.units or units
+
+        def finish(made, row, column, mask):
+            for r, v, sums, inside in _each(e, made, mask):
+                e.store(sums, e.at(out, _place(e, row, r, units, column, v)), inside)
+
+        b = e.at(w, e.builder.mul(first, value(units)))
+        k = e.builder.sub(last, first)
+        operands = Operands(e.at(x, first), inputs, 1, b, units, k, ahead=True)
+        products.multiply(e, operands, constant(0), rows, units, finish, known.rows)
+
+    product = emitted(t, emit)
+    at, constants, copy, formula, given, reals, share, sizes = (
+        t.at, t.constants, t.copy, t.formula, t.given, t.reals, t.share, t.sizes
+    )  # fmt: skip
+    run_activation = t.run_activation
+
+    @t.inline
+    def edge(call, term):
+        """Where the inputs of a term begin."""
+        inputs, terms, unit = sizes(call)[1], sizes(call)[3], sizes(call)[4]
+        return inputs * term // terms // unit * unit if term < terms else inputs
+
+    def dense_parts(call, thread, threads):
+        """parts[t, B, O] = x[B, I of t] w[I of t, O], each by one thread"""
+        rows, inputs, units = sizes(call)[0], sizes(call)[1], sizes(call)[2]
+        for term in range(thread, sizes(call)[3], threads):
+            to = at(reals(call, 2), term * rows * units)
+            first, last = edge(call, term), edge(call, term + 1)
+            product((reals(call, 0), reals(call, 1), to, rows, inputs, units, first, last))
+
+    @t.in_place_too
+    def add(x, y, n):
+        for i in range(n):
+            y[i] += x[i]
+
+    def sum_parts(call, thread, threads):
+        """y[B, O] = f(sum of parts[t, B, O] + b[O])"""
+        rows, units, terms = sizes(call)[0], sizes(call)[1], sizes(call)[2]
+        for r in range(share(rows, 1, thread, threads), share(rows, 1, thread + 1, threads)):
+            y = at(reals(call, 2), r * units)
+            copy(at(reals(call, 0), r * units), y, units)
+            for term in range(1, terms):
+                add(at(reals(call, 0), (term * rows + r) * units), y, units)
+            if given(call, 1):
+                add(reals(call, 1), y, units)
+            if formula(call, 0) != 0:
+                run_activation(formula(call, 0), (y, units, constants(call)))
+
+    return {"dense_parts": dense_parts, "sum_parts": sum_parts}
+
+
 # ------------------------------------------------------------------ gradient by the input
 
 
@@ -716,7 +772,7 @@ def _decayed(
 def kernels(t: Any, known: Known | None = None) -> dict[str, Callable]:
     """Name -> kernel, for any sizes or for what is known of them."""
     known = known or Known()
-    makers = (forward, input_gradient, weight_gradient, update)
+    makers = (forward, parts, input_gradient, weight_gradient, update)
     return {name: kernel for make in makers for name, kernel in make(t, known).items()}
 
 

@@ -46,6 +46,41 @@ def dense_dropout(x, w, b, mask, y, dropped, *, function, parameters):
     np.multiply(y, mask, out=dropped)
 
 
+#: The inputs of each term of a product are a multiple of this, but for the last one's.
+UNIT = 16
+
+
+@op(
+    "x[B,I] w[I,O] -> parts[T,B,O]",
+    sizes=lambda d, attrs, binding: (d["B"], d["I"], d["O"], d["T"], UNIT),
+    flops=lambda d: 2.0 * count(d, "B", "I", "O"),
+    whole=True,
+)
+def dense_parts(x, w, parts):
+    """x w as a sum of T terms, each over its part of the inputs: the weights of one part are read
+    by one thread only, which then updates them"""
+    inputs, terms = len(w), len(parts)
+    edges = [inputs * t // terms // UNIT * UNIT for t in range(terms)] + [inputs]
+    for part, first, last in zip(parts, edges, edges[1:], strict=False):
+        np.matmul(x[:, first:last], w[first:last], out=part)
+
+
+@op(
+    "parts[T,B,O] b?[O] -> y[B,O]",
+    formula="activation",
+    sizes=lambda d, attrs, binding: (d["B"], d["O"], d["T"]),
+    flops=lambda d: 1.0 * count(d, "T", "B", "O"),
+    whole=True,
+)
+def sum_parts(parts, b, y, *, function, parameters):
+    """y = f(sum of the parts + b)"""
+    np.sum(parts, axis=0, out=y)
+    if b is not None:
+        y += b
+    if function != "identity":
+        REFERENCE["activation"][function][0](y, y, *parameters)
+
+
 @op(
     "dz[B,O] w[I,O] y?[B,I] mask?[B,I] -> dx[B,I]",
     formula="activation",
