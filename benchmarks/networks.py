@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -27,6 +27,8 @@ class Network:
     steps: int
     learning_rate: float = 1e-3
     activation: str = "relu"
+    # Batch normalization between a hidden layer, which then has no bias, and its activation.
+    normalized: bool = False
     # Networks of these sizes that are trained at once, from weights of their own.
     copies: int = 1
 
@@ -42,7 +44,9 @@ class Network:
 
     @property
     def parameters(self) -> int:
-        return self.copies * sum(inputs * units + units for inputs, units in pairwise(self.sizes))
+        shifts = sum(self.sizes[1:-1]) if self.normalized else 0  # gamma, and beta for the bias
+        dense = sum(inputs * units + units for inputs, units in pairwise(self.sizes))
+        return self.copies * (dense + shifts)
 
     @property
     def flops(self) -> int:
@@ -57,9 +61,10 @@ class Network:
     def __str__(self) -> str:
         sizes = "-".join(map(str, self.sizes))
         times = f"{self.copies} x " if self.copies > 1 else ""
+        normalized = ", batch normalization" if self.normalized else ""
         return (
-            f"{self.name}: {times}{sizes}, {self.activation}, {self.loss.replace('_', ' ')}, "
-            f"batch {self.batch}, {self.parameters:,} parameters, "
+            f"{self.name}: {times}{sizes}, {self.activation}{normalized}, "
+            f"{self.loss.replace('_', ' ')}, batch {self.batch}, {self.parameters:,} parameters, "
             f"{self.flops / 1e6:.4g} MFLOP a step, {self.steps} steps an epoch"
         )
 
@@ -76,6 +81,7 @@ NETWORKS = {
         Network(
             "big", (784, 2048, 2048, 10), CROSS_ENTROPY, batch=256, steps=8, learning_rate=1e-4
         ),
+        Network("deep", (64, *[128] * 8, 10), CROSS_ENTROPY, batch=64, steps=50, normalized=True),
         # As in training on all of 10,000 rows at once.
         Network("full", (4, 32, 16, 4), CROSS_ENTROPY, batch=10_000, steps=10, activation="tanh"),
     )
@@ -90,13 +96,48 @@ MANY = {
 }  # fmt: skip
 
 
-def initial_weights(sizes: Sequence[int], seed: int = 0) -> list[np.ndarray]:
-    """``[W, b, W, b, ...]`` in float32: W of shape (inputs, units) He-uniform, b zero."""
+def _sweep(name: str, sizes: Sequence[int], make: Callable[[int], tuple[list[int], int]]) -> dict:
+    """Networks that differ in a number, from which ``make`` makes hidden layers and the batch."""
+    found = {}
+    for size in sizes:
+        hidden, batch = make(size)
+        network = Network(
+            f"{name}-{size}",
+            (64, *hidden, 10),
+            CROSS_ENTROPY,
+            batch,
+            steps=1,
+            learning_rate=1e-3 if max(hidden) < 512 else 1e-4,
+        )
+        # About the same work in each epoch, but neither a step alone nor thousands.
+        steps = min(max(int(1e9 / network.flops), 4), 500)
+        found[network.name] = replace(network, steps=steps)
+    return found
+
+
+#: Networks that grow in one respect: how wide two hidden layers are, how many there are, and how
+#: many rows a batch has.
+SCALING = {
+    **_sweep("width", [8 << i for i in range(10)], lambda width: ([width] * 2, 128)),
+    **_sweep("depth", [1 << i for i in range(6)], lambda depth: ([64] * depth, 64)),
+    **_sweep("batch", [1 << i for i in range(0, 17, 2)], lambda batch: ([64] * 2, batch)),
+}
+
+
+def initial_weights(
+    sizes: Sequence[int], seed: int = 0, normalized: bool = False
+) -> list[np.ndarray]:
+    """``[W, b, W, b, ...]`` in float32: W of shape (inputs, units) He-uniform, b zero.
+
+    Where hidden layers are ``normalized``, each has a gamma of ones and a beta for its b.
+    """
     rng = np.random.default_rng([seed, 0])
     weights = []
     for inputs, units in pairwise(sizes):
         limit = np.sqrt(6 / inputs)
         weights.append(rng.uniform(-limit, limit, (inputs, units)).astype(np.float32))
+        if normalized and len(weights) < 3 * (len(sizes) - 2):
+            weights.append(np.ones(units, np.float32))
         weights.append(np.zeros(units, np.float32))
     return weights
 
@@ -121,4 +162,4 @@ def problem(
         y = np.argmax(4 * scores + rng.gumbel(size=scores.shape), axis=1).astype(np.int64)
     else:
         y = (np.sin(2 * scores) + 0.1 * rng.standard_normal(scores.shape)).astype(np.float32)
-    return X, y, initial_weights(network.sizes, seed)
+    return X, y, initial_weights(network.sizes, seed, network.normalized)

@@ -15,6 +15,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,11 @@ def _plots(result: dict[str, Any]) -> Iterator[tuple[str, Callable[[Any], None]]
             f"Relative to {OURS}, each at its best number of threads: less is better.",
             lambda axes: _draw_ratios(axes, best, peers),
         )
+    for sweep, sizes in _sweeps(best).items():
+        yield (
+            f"Time against {sweep}, both logarithmic.",
+            partial(_draw_sweep, name=sweep, sizes=sizes, peers=peers),
+        )
     works = [f for found in best.values() for f in found.values() if "flops" in f]
     if works and all(row["unit"] in SECONDS for row in works):
         if len({row["flops"] for row in works}) > 2:
@@ -139,6 +145,26 @@ def _best(result: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
         if old is None or _median(row) < _median(old):
             mine[row["key"][at]] = row
     return found
+
+
+def _sweeps(best: dict[str, Any]) -> dict[str, dict[float, dict[str, Any]]]:
+    """What is called ``width-8``, ``width-16`` and so on: the peers' rows by name and number."""
+    found: dict[str, dict[float, dict[str, Any]]] = {}
+    for thing, rows in best.items():
+        name, _, size = thing.partition("-")
+        if size.isdigit():
+            found.setdefault(name, {})[float(size)] = rows
+    return {name: sizes for name, sizes in found.items() if len(sizes) > 2}
+
+
+def _draw_sweep(axes: Any, name: str, sizes: dict[float, Any], peers: list[str]) -> None:
+    for peer in peers:
+        points = [(size, rows[peer]) for size, rows in sizes.items() if peer in rows]
+        micros = [1e6 * _median(row) * SECONDS[row["unit"]] for _, row in points]
+        axes.loglog([size for size, _ in points], micros, "o-", markersize=3, label=peer)
+    axes.set_xlabel(name)
+    axes.set_ylabel("microseconds a step")
+    axes.grid(True, which="major", linewidth=0.3)
 
 
 def _median(row: dict[str, Any]) -> float:

@@ -23,7 +23,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastnn.benchmarks.networks import MANY, NETWORKS, Network, initial_weights, problem
+from fastnn.benchmarks.networks import (
+    MANY,
+    NETWORKS,
+    SCALING,
+    Network,
+    initial_weights,
+    problem,
+)
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-7
 
@@ -66,9 +73,8 @@ class Fastnn(Peer):
     def __init__(self, network, X, y, weights, threads, learning_rate) -> None:
         from fastnn import Sequential, layers, optimizers
 
-        hidden = [layers.Dense(units, network.activation) for units in network.sizes[1:-1]]
         last = layers.Dense(network.sizes[-1], activation="softmax" if network.classifies else None)
-        self.model = Sequential([*hidden, last], seed=0)
+        self.model = Sequential([*self.hidden(network), last], seed=0)
         self.model.compile(
             loss=network.loss,
             optimizer=optimizers.Adam(learning_rate=learning_rate, epsilon=EPSILON),
@@ -77,8 +83,15 @@ class Fastnn(Peer):
             threads=None if self.backend == "numpy" else threads,  # NumPy's BLAS has its own
         )
         self.model.build((network.sizes[0],))
-        self.model.set_weights(weights)
+        for own, given in zip(self.trained(self.model.get_weights()), weights, strict=True):
+            own[...] = given
         self.X, self.y, self.batch = X, y, network.batch
+
+    @staticmethod
+    def hidden(network) -> list[Any]:
+        from fastnn import layers
+
+        return [layers.Dense(units, network.activation) for units in network.sizes[1:-1]]
 
     def epoch(self) -> float:
         history = self.model.fit(
@@ -86,8 +99,12 @@ class Fastnn(Peer):
         )
         return float(history.history["loss"][-1])
 
+    def trained(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """Those of the model's arrays that are trained."""
+        return arrays
+
     def weights(self) -> list[np.ndarray]:
-        return self.model.get_weights()
+        return self.trained(self.model.get_weights())
 
 
 class FastnnNumba(Fastnn):
@@ -140,8 +157,7 @@ class Numpy(Peer):
         self.slope = [np.empty(shape, dtype if self.tanh else bool) for shape in shapes]
         self.rows = np.arange(self.batch)
 
-    @staticmethod
-    def views(flat, like) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def views(self, flat, like) -> tuple[list[np.ndarray], list[np.ndarray]]:
         edges = np.cumsum([0, *(array.size for array in like)])
         arrays = [
             flat[start:stop].reshape(array.shape)
@@ -160,7 +176,6 @@ class Numpy(Peer):
         return total / len(starts)
 
     def forward(self, x, y) -> float:
-        """The loss of the batch; leaves its gradient with respect to the output in delta[-1]."""
         last = len(self.W) - 1
         for i, (W, b, out) in enumerate(zip(self.W, self.b, self.out, strict=True)):
             np.matmul(x, W, out=out)
@@ -170,6 +185,10 @@ class Numpy(Peer):
             elif i < last:
                 np.maximum(out, 0, out=out)
             x = out
+        return self.loss(x, y)
+
+    def loss(self, x, y) -> float:
+        """The loss of the batch's outputs x; leaves its gradient by them in delta[-1]."""
         delta = self.delta[-1]
         if self.classifies:
             x -= x.max(axis=1, keepdims=True)
@@ -292,16 +311,10 @@ class PyTorch(Peer):
 
         torch.set_num_threads(threads)
         self.torch = torch
-        modules: list[nn.Module] = []
-        for i, (inputs, units) in enumerate(pairwise(network.sizes)):
-            modules += [nn.Tanh() if network.activation == "tanh" else nn.ReLU()] if i else []
-            modules.append(nn.Linear(inputs, units, dtype=getattr(torch, X.dtype.name)))
-        self.model = nn.Sequential(*modules)
-        self.linear = [module for module in modules if isinstance(module, nn.Linear)]
+        self.model = nn.Sequential(*self.modules(network, getattr(torch, X.dtype.name)))
         with torch.no_grad():
-            for module, W, b in zip(self.linear, weights[0::2], weights[1::2], strict=True):
-                module.weight.copy_(torch.from_numpy(W).T)
-                module.bias.copy_(torch.from_numpy(b))
+            for parameter, array in zip(self.model.parameters(), weights, strict=True):
+                parameter.copy_(torch.from_numpy(array.T))
         loss = nn.functional.cross_entropy if network.classifies else nn.functional.mse_loss
         self.loss = self.compiled(lambda x, y: loss(self.model(x), y))
         self.optimizer = torch.optim.Adam(
@@ -310,6 +323,14 @@ class PyTorch(Peer):
         # Slicing once and not in every epoch spares PyTorch two operators a step.
         batches = torch.from_numpy(X).split(network.batch), torch.from_numpy(y).split(network.batch)
         self.batches = list(zip(*batches, strict=True))
+
+    def modules(self, network: Network, dtype: Any) -> list[Any]:
+        nn = self.torch.nn
+        found: list[Any] = []
+        for i, (inputs, units) in enumerate(pairwise(network.sizes)):
+            found += [nn.Tanh() if network.activation == "tanh" else nn.ReLU()] if i else []
+            found.append(nn.Linear(inputs, units, dtype=dtype))
+        return found
 
     def compiled(self, function: Any) -> Any:
         return function
@@ -325,8 +346,7 @@ class PyTorch(Peer):
         return float(self.torch.stack(losses).mean())
 
     def weights(self) -> list[np.ndarray]:
-        pairs = [(module.weight.T, module.bias) for module in self.linear]
-        return [tensor.detach().numpy().copy() for pair in pairs for tensor in pair]
+        return [parameter.detach().numpy().T.copy() for parameter in self.model.parameters()]
 
 
 class PyTorchCompile(PyTorch):
@@ -358,11 +378,10 @@ class Jax(Peer):
     def epochs(self, network: Network) -> Any:
         """A function of state, learning rate and data that trains for an epoch."""
         jax, jnp = self.jax, self.jax.numpy
-        activation = jnp.tanh if network.activation == "tanh" else jax.nn.relu
+        outputs = self.outputs(network)
 
         def loss(weights, x, y):
-            for i in range(0, len(weights), 2):
-                x = (activation(x) if i else x) @ weights[i] + weights[i + 1]
+            x = outputs(weights, x)
             if network.classifies:
                 picked = jnp.take_along_axis(jax.nn.log_softmax(x), y[:, None], axis=1)
                 return -jnp.mean(picked)
@@ -387,6 +406,18 @@ class Jax(Peer):
             return state, jnp.mean(losses)
 
         return epoch
+
+    def outputs(self, network: Network) -> Any:
+        """A function of the weights and rows: what the last layer gives, before the loss."""
+        jax = self.jax
+        activation = jax.numpy.tanh if network.activation == "tanh" else jax.nn.relu
+
+        def outputs(weights, x):
+            for i in range(0, len(weights), 2):
+                x = (activation(x) if i else x) @ weights[i] + weights[i + 1]
+            return x
+
+        return outputs
 
     def start(self, weights: list[np.ndarray]) -> Any:
         jnp = self.jax.numpy
@@ -549,6 +580,10 @@ PEERS_OF_MANY: dict[str, type[Peer]] = {peer.name: peer for peer in _TOGETHER}
 
 def peers_of(network: Network) -> dict[str, type[Peer]]:
     """The peers of a network by name."""
+    if network.normalized:
+        from fastnn.benchmarks.normalized_peers import NORMALIZED_PEERS
+
+        return NORMALIZED_PEERS
     return PEERS_OF_MANY if network.copies > 1 else PEERS
 
 
@@ -556,7 +591,7 @@ class Worker:
     """What a worker process does on request; every method answers with something JSON can hold."""
 
     def __init__(self, peer: str, network: str, threads: int, seed: int, dtype: str) -> None:
-        self.network = (NETWORKS | MANY)[network]
+        self.network = (NETWORKS | MANY | SCALING)[network]
         self.make = peers_of(self.network)[peer]
         self.threads, self.seed, self.dtype = threads, seed, dtype
         self.peer: Peer | None = None
@@ -608,7 +643,7 @@ class Worker:
 def serve() -> None:
     parser = argparse.ArgumentParser(description="A worker of train_step.py.")
     parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("network", choices=NETWORKS | MANY)
+    parser.add_argument("network", choices=NETWORKS | MANY | SCALING)
     parser.add_argument("threads", type=int)
     parser.add_argument("seed", type=int)
     parser.add_argument("dtype", choices=("float32", "float64"))

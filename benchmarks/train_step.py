@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -217,7 +217,7 @@ def measure(network: Network, options: argparse.Namespace) -> list[Outcome]:
     ready: list[tuple[Outcome, WorkerProcess]] = []
     outcomes = []
     with ExitStack() as stack:
-        for peer in options.peers:
+        for peer in (name for name in options.peers if name in peers_of(network)):
             for threads in options.threads:
                 report.progress(f"{network.name}: checking {peer} with {threads} threads")
                 outcome = Outcome(peer, threads)
@@ -419,8 +419,12 @@ def run(
     benchmark: str = "train_step",
     networks: dict[str, Network] = NETWORKS,
     description: str = "Time whole training steps of fastnn and of other libraries.",
+    more: Callable[[dict[Network, list[Outcome]]], str] | None = None,
 ) -> int:
-    """The benchmark as a command; 1 when a peer was wrong, failed, or was named and is missing."""
+    """The benchmark as a command; 1 when a peer was wrong, failed, or was named and is missing.
+
+    ``more`` makes a last section of what was measured.
+    """
     options = parse(argv, benchmark, networks, description)
     mark = report.fingerprint()
     print(report.describe(mark), flush=True)
@@ -432,6 +436,8 @@ def run(
         print("\n" + network_table(network, measured[network], peak), flush=True)
     print("\n## Summary\n\n" + summary_table(measured))
     print("\n## Deviations from float64\n\n" + check_table(measured, options.dtype))
+    if more is not None:
+        print("\n## Curves\n\n" + more(measured))
     report.write(options, as_result(measured, options, peak, mark))
     everything = [outcome for outcomes in measured.values() for outcome in outcomes]
     return int(any(outcome.status in options.bad for outcome in everything))

@@ -23,7 +23,9 @@ from fastnn.benchmarks import (
     peers,
     regularized,
     report,
+    scaling,
     startup,
+    train_step,
 )
 from fastnn.kernels import provider
 from fastnn.kernels.formula import FORMULAS
@@ -225,6 +227,73 @@ def test_many_networks_start_and_learn_apart():
             start = networks.initial_weights(network.sizes, i // 4)[0]
             ways.append(np.abs(ours - start).mean())
     assert len(found["numpy"]) == 3 * 4 and ways[0] < ways[1] < ways[2]
+
+
+@pytest.mark.parametrize("peer", ["fastnn", "fastnn-numpy", "pytorch", "jax"])
+def test_networks_with_batch_normalization_are_trained_right(peer):
+    """As NumPy in float64, which the benchmark's own check is against too."""
+    pytest.importorskip({"pytorch": "torch", "jax": "jax"}.get(peer, "numpy"))
+    deep = networks.NETWORKS["deep"]
+    network = dataclasses.replace(deep, sizes=(9, 12, 11, 3), batch=16, steps=3)
+    X, y, weights = networks.problem(network)
+    assert [array.shape for array in weights[:4]] == [(9, 12), (12,), (12,), (12, 11)]
+    assert network.parameters == sum(array.size for array in weights)
+    X, weights = X.astype("float64"), [array.astype("float64") for array in weights]
+    there = peers.peers_of(network)
+    assert "scikit-learn" not in there
+    expected, found = (
+        there[name](network, X, y, weights, 1, network.learning_rate) for name in ("numpy", peer)
+    )
+    for _ in range(2):
+        assert found.epoch() == pytest.approx(expected.epoch(), rel=1e-9)
+    for one, other in zip(found.weights(), expected.weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-9)
+    assert not np.allclose(found.weights()[0], weights[0], atol=1e-4)  # it has learnt
+
+
+def test_curves_say_where_a_peer_is_faster():
+    def outcome(peer, threads, micros):
+        return train_step.Outcome(peer, threads, samples=[micros] * 3)
+
+    def outcomes(ours, theirs):
+        return [
+            outcome("fastnn", 1, ours),
+            outcome("fastnn", 2, ours / 2),
+            outcome("jax", 1, theirs),
+        ]
+
+    named = {name: networks.SCALING[name] for name in ("width-8", "width-16", "depth-4")}
+    measured = dict(
+        zip(named.values(), [outcomes(10, 20), outcomes(10, 4), outcomes(6, 9)], strict=True)
+    )
+    text = scaling.curves(measured)
+    width, depth = text.split("### depth")
+    assert "jax is faster at 16 (1.25x)" in width and "jax is faster at none" in depth
+    assert "2.00" in width  # what two threads gain
+
+
+def test_what_grows_covers_all_sizes():
+    sizes = {}
+    for name in networks.SCALING:
+        sweep, _, size = name.partition("-")
+        sizes.setdefault(sweep, []).append(int(size))
+    ends = {sweep: (found[0], found[-1]) for sweep, found in sizes.items()}
+    assert ends == {"width": (8, 4096), "depth": (1, 32), "batch": (1, 65536)}
+    assert networks.SCALING["depth-32"].sizes == (64, *[64] * 32, 10)
+    assert networks.SCALING["batch-4"].batch == 4
+
+
+def test_a_page_has_a_plot_for_each_sweep(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = [
+        {"key": [f"width-{n}", peer, 1], "unit": "us/step", "samples": [n, n], "flops": n}
+        for n in (1, 2, 4)
+        for peer in ("fastnn", "jax")
+    ]
+    mark = report.fingerprint()
+    result = {"benchmark": "scaling", "fingerprint": mark, "rows": rows}
+    page.write(tmp_path / "page.html", [result | {"key_names": ["network", "peer", "threads"]}])
+    assert "Time against width, both logarithmic." in (tmp_path / "page.html").read_text()
 
 
 def test_two_files_are_compared(answers, tmp_path, capsys):
