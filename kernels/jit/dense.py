@@ -7,7 +7,7 @@ the shape that suits them, and the layer's formula runs over a tile while it is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -581,26 +581,41 @@ def _emit_column_sums(e, dz, units, rows, columns, to):
 
 def weight_gradient(t: Any, known: Known) -> dict[str, Callable]:
     """dw = x^T dz; db = sum of dz over the batch"""
+    # A large batch goes by blocks of rows, which stay in the caches while all of dw is made.
+    blocks = (known.rows or PACKED_ROWS + 1) > PACKED_ROWS
+    of_a_block = replace(known, rows=PACKED_ROWS) if known.rows else known
 
-    def emit(e, x, dz, dw, rows, inputs, units, first, last, packed):
+    def emit(e, x, dz, dw, start, rows, inputs, units, first, last, packed):
+        later = e.splat(e.builder.icmp_signed("!=", start, constant(0)))
+
         def keep(row, column, numbers, mask):
             place = e.builder.add(e.builder.mul(row, value(known.units or units)), column)
+            if blocks:
+                before = later if mask is None else e.builder.and_(later, mask)
+                numbers = e.builder.fadd(e.load(e.at(dw, place), before), numbers)
             e.store(numbers, e.at(dw, place), mask)
 
         values = (x, dz, rows, inputs, units, first, last, known.units or units)
-        _weight_product(e, known, values, keep, packed)
+        _weight_product(e, of_a_block, values, keep, packed)
 
-    product, column_sums = emitted(t, emit), emitted(t, _emit_column_sums)
+    block, column_sums = emitted(t, emit), emitted(t, _emit_column_sums)
     at, given, reals, scratch, share, sizes, VLEN = (
         t.at, t.given, t.reals, t.scratch, t.share, t.sizes, t.VLEN
     )  # fmt: skip
+
+    @t.inline
+    def product(x, dz, dw, rows, inputs, units, first, last, packed):
+        for start in range(0, max(rows, 1), PACKED_ROWS):
+            a, b, count = at(x, start * inputs), at(dz, start * units), rows - start
+            count = min(count, PACKED_ROWS)
+            block((a, b, dw, start, count, inputs, units, first, last, packed))
 
     def dense_dw(call, thread, threads):
         """dw[I, O] = x[B, I]^T dz[B, O]; db[O] = sum of dz over the batch"""
         rows, inputs, units = sizes(call)[0], sizes(call)[1], sizes(call)[2]
         x, dz, dw, db = reals(call, 0), reals(call, 1), reals(call, 2), reals(call, 3)
         first, last = share(inputs, VLEN, thread, threads), share(inputs, VLEN, thread + 1, threads)
-        product((x, dz, dw, rows, inputs, units, first, last, scratch(call)))
+        product(x, dz, dw, rows, inputs, units, first, last, scratch(call))
         if given(call, 3):
             j0, j1 = share(units, VLEN, thread, threads), share(units, VLEN, thread + 1, threads)
             column_sums((at(dz, j0), units, rows, j1 - j0, at(db, j0)))
@@ -610,7 +625,7 @@ def weight_gradient(t: Any, known: Known) -> dict[str, Callable]:
         rows, units = sizes(call)[0], sizes(call)[1]
         w, g = reals(call, 0), reals(call, 1)
         first, last = share(units, VLEN, thread, threads), share(units, VLEN, thread + 1, threads)
-        product((w, w, g, rows, units, units, first, last, scratch(call)))
+        product(w, w, g, rows, units, units, first, last, scratch(call))
 
     return {"dense_dw": dense_dw} if known.units else {"dense_dw": dense_dw, "gram": gram}
 
