@@ -56,10 +56,11 @@ class NormalizedFastnnNumpy(NormalizedFastnn, FastnnNumpy):
 
 
 class NormalizedNumpy(Numpy):
-    """As `Numpy`: all that is written goes to arrays that exist."""
+    """As `Numpy`: arrays of a batch's size exist; a few vectors of one number a unit are made."""
 
     def __init__(self, network, X, y, weights, threads, learning_rate, **options) -> None:
         super().__init__(network, X, y, weights, threads, learning_rate, **options)
+        self.gamma, self.dgamma = self.scales
         shapes = [(self.batch, units) for units in network.sizes[1:-1]]
         self.standard = [np.empty(shape, self.X.dtype) for shape in shapes]
         self.inverse = [np.empty(units, self.X.dtype) for _, units in shapes]
@@ -70,11 +71,7 @@ class NormalizedNumpy(Numpy):
             flat[start:stop].reshape(array.shape)
             for (start, stop), array in zip(pairwise(edges), like, strict=True)
         ]
-        scales = arrays[1:-2:3]
-        if hasattr(self, "gamma"):
-            self.dgamma = scales
-        else:
-            self.gamma = scales
+        self.scales = [*getattr(self, "scales", []), arrays[1:-2:3]]  # gamma, then its gradient
         return [*arrays[0:-2:3], arrays[-2]], [*arrays[2:-2:3], arrays[-1]]
 
     def forward(self, x, y) -> float:

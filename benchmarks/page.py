@@ -108,13 +108,13 @@ def _plots(result: dict[str, Any]) -> Iterator[tuple[str, Callable[[Any], None]]
             f"Relative to {OURS}, each at its best number of threads: less is better.",
             lambda axes: _draw_ratios(axes, best, peers),
         )
-    for sweep, sizes in _sweeps(best).items():
+    for sweep, sizes in _sweeps(best).items() if _are_times(best) else ():
         yield (
             f"Time against {sweep}, both logarithmic.",
             partial(_draw_sweep, name=sweep, sizes=sizes, peers=peers),
         )
     works = [f for found in best.values() for f in found.values() if "flops" in f]
-    if works and all(row["unit"] in SECONDS for row in works):
+    if works and _are_times(best):
         if len({row["flops"] for row in works}) > 2:
             yield (
                 "Time against work, both logarithmic.",
@@ -165,6 +165,10 @@ def _draw_sweep(axes: Any, name: str, sizes: dict[float, Any], peers: list[str])
     axes.set_xlabel(name)
     axes.set_ylabel("microseconds a step")
     axes.grid(True, which="major", linewidth=0.3)
+
+
+def _are_times(best: dict[str, Any]) -> bool:
+    return all(row["unit"] in SECONDS for found in best.values() for row in found.values())
 
 
 def _median(row: dict[str, Any]) -> float:

@@ -51,7 +51,7 @@ class Outcome:
 
     peer: str
     threads: int
-    status: str = "ok"  # or "missing", "wrong" or "error"
+    status: str = "ok"  # or "absent" (the peer cannot do it), "missing", "wrong" or "error"
     reason: str = ""
     deviations: dict[str, float] = field(default_factory=dict)
     samples: list[float] = field(default_factory=list)  # microseconds per step, one a round
@@ -217,7 +217,11 @@ def measure(network: Network, options: argparse.Namespace) -> list[Outcome]:
     ready: list[tuple[Outcome, WorkerProcess]] = []
     outcomes = []
     with ExitStack() as stack:
-        for peer in (name for name in options.peers if name in peers_of(network)):
+        for peer in options.peers:
+            if peer not in peers_of(network):
+                reason = f"{network.name} is not written for it"
+                outcomes.append(Outcome(peer, options.threads[0], "absent", reason))
+                continue
             for threads in options.threads:
                 report.progress(f"{network.name}: checking {peer} with {threads} threads")
                 outcome = Outcome(peer, threads)
@@ -298,10 +302,14 @@ def ratio_cells(outcome: Outcome, base: Outcome) -> list[str]:
     return [f"{report.quartiles(values)[1]:.2f}", report.spread(values)]
 
 
+#: What is said of peers without numbers, by status.
+_WORDS = {"absent": "absent", "missing": "missing", "error": "FAILED", "wrong": "WRONG"}
+
+
 def troubles(outcomes: list[Outcome]) -> list[str]:
     """A line for each peer that has no numbers, and why."""
     lines = []
-    for status, words in (("missing", "missing"), ("error", "FAILED"), ("wrong", "WRONG")):
+    for status, words in _WORDS.items():
         found: dict[tuple[str, str], list[int]] = {}
         for outcome in outcomes:
             if outcome.status == status:

@@ -364,7 +364,7 @@ class Model:
         program = program_for(threads=self._most_threads())
         # Measured choices are for the threads that they were measured with.
         if side_by_side and program.split.mode == "split" and not self._choices:
-            program = program_for(threads=1)
+            program = program_for(threads=1, terms=program.split.threads)
         with said("numba", self._says and bool(self.backend == "numba" or self._choices)):
             return make_runner(program, state, self.backend, self._choices)
 

@@ -62,6 +62,12 @@ class State:
     updates: int = 0
     epochs: int = 0
     buffers: np.ndarray = field(default_factory=lambda: aligned(0, "float32"))
+    #: Memory for a copy of all that, while nobody uses it: new memory takes the system longer than
+    #: a copy takes.
+    spare: list[np.ndarray] = field(default_factory=list, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"spare": []}
 
     @property
     def arrays(self) -> list[np.ndarray]:
@@ -77,7 +83,7 @@ class State:
             return made
 
         parameters, *slots, buffers = map(copied, self.arrays)
-        return replace(self, parameters=parameters, slots=slots, buffers=buffers)
+        return replace(self, parameters=parameters, slots=slots, buffers=buffers, spare=[])
 
 
 @dataclass
@@ -96,14 +102,12 @@ class Order:
 
 
 class Runner:
-    """What runners share; ``progress`` holds the next step, also when a run was interrupted, and
-    ``spare`` memory for a copy of the state, while nobody uses it."""
+    """What runners share; ``progress`` holds the next step, also when a run was interrupted."""
 
     name: str
     program: Program
     state: State
     progress: np.ndarray
-    spare: list[np.ndarray]
 
     @property
     def providers(self) -> list[str]:
@@ -154,7 +158,7 @@ class NumpyRunner(Runner):
     name = "numpy"
 
     def __init__(self, program: Program, state: State) -> None:
-        self.program, self.state, self.spare = program, state, []
+        self.program, self.state = program, state
         self._gradients = np.zeros(program.gradients, program.dtype)
         self._arena = aligned(program.plan.arena_bytes)
         self._results = aligned(program.plan.rows_bytes)
@@ -302,7 +306,7 @@ class NativeRunner(Runner):
         others = others or {}
         scratch = max(k.scratch_bytes for k in (kernels, *others.values()))
         program = replace(program, scratch=program.split.threads * scratch)
-        self.program, self.state, self.provider, self.spare = program, state, kernels, []
+        self.program, self.state, self.provider = program, state, kernels
         self.name = ", ".join(dict.fromkeys(k.name for k in (kernels, *others.values())))
         plan, split = program.plan, program.split
         self._shards = split.threads if split.mode == "shard" else 1
@@ -344,8 +348,9 @@ class NativeRunner(Runner):
             numbers = rng.normal(size=shape) if tensor.type == "real" else np.zeros(shape)
             feeds[name] = numbers.astype(_TYPES.get(tensor.type, self.program.dtype))
         totals = np.zeros((1, len(self.program.sums)))
-        self.run(feeds, totals, rows=rows, batch=rows, last=1, order=Order(rows))
-        self._measured = feeds  # kept alive
+        order = Order(rows)
+        self.run(feeds, totals, rows=rows, batch=rows, last=1, order=order)
+        self._measured = feeds, order  # the calls point to them
         return self.table(rows)
 
     def _take_others(self) -> None:

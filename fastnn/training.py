@@ -52,8 +52,7 @@ class NonFiniteLoss(FloatingPointError):
 class _Snapshot:
     """A copy of what training changes, from a step whose loss was finite.
 
-    Its memory belongs to a runner, which keeps it from one call of ``fit`` to the next: for new
-    memory the system takes longer than the copy does.
+    Its memory belongs to the state, which keeps it from one call of ``fit`` to the next.
     """
 
     state: State
@@ -62,13 +61,12 @@ class _Snapshot:
     taken: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.owner = self.runner
-        self.arrays = self.owner.spare or [np.empty_like(a) for a in self.state.arrays]
-        self.owner.spare = []
+        self.arrays = self.state.spare or [np.empty_like(a) for a in self.state.arrays]
+        self.state.spare = []
         self.take(self.step, self.runner)
 
     def give_back(self) -> None:
-        self.owner.spare = self.arrays
+        self.state.spare = self.arrays
 
     def take(self, step: int, runner: Runner) -> None:
         for mine, theirs in zip(self.arrays, self.state.arrays, strict=True):

@@ -75,3 +75,12 @@ def test_explain_shows_the_parts(threads):
     text = str(model.explain(BATCH))
     assert "dense_parts" in text and f"-> {threads}xBx64" in text
     assert "sum_parts[tanh]" in text
+
+
+def test_many_models_train_to_the_same_bits_as_alone():
+    X, y = data()
+    alone, beside = wide(), [wide(), wide()]
+    assert "dense_parts" in ops(alone, X, y)
+    fnn.fit_many(beside, X, y, batch_size=BATCH, threads=2, verbose=0)
+    for model in beside:
+        np.testing.assert_array_equal(model.parameters, alone.parameters)

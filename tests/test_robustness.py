@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import multiprocessing
 import os
+import pickle
 import platform
 import resource
 import shutil
@@ -762,11 +764,36 @@ def test_peak_memory_is_as_planned(way, optimizer, hidden):
     assert planned.pop("optimizer state") == sum(s.nbytes for s in model._state.slots)
     good = [model.parameters, *model._state.slots]
     assert planned["last good weights"] == sum(a.nbytes for a in good)
-    assert planned.pop("last good weights") == sum(a.nbytes for a in runner.spare)
-    runner.spare = []
+    assert planned.pop("last good weights") == sum(a.nbytes for a in model._state.spare)
     arrays = arrays_of(runner)
     slack = 2 * ALIGNMENT * len(arrays)  # rounding, and bookkeeping of a few words
     assert abs(sum(a.nbytes for a in arrays) - sum(planned.values())) <= slack
+
+
+def test_there_is_one_copy_of_good_weights():
+    X, y = classes()
+    model = classifier()
+    kept = set()
+    for batch, rate in ((32, 1e-3), (16, 1e-3), (32, 1e-2)):
+        model.optimizer.learning_rate = rate
+        model.fit(X, y, batch_size=batch, verbose=0)
+        kept.add(tuple(map(id, model._state.spare)))
+    assert len(kept) == 1
+    assert pickle.loads(pickle.dumps(model))._state.spare == []
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_copies_past_the_caches_are_exact(threads):
+    rng = np.random.default_rng(0)
+    for size, start in itertools.product((0, 1, 15, 63, 64, 65, 1000), (0, 1, 17, 60)):
+        source = rng.integers(1, 256, size + 64, np.uint8)[start : start + size]
+        room = np.zeros(size + 128, np.uint8)
+        for offset in (0, 3, 32):
+            room[:] = 0
+            target = room[offset : offset + len(source)]
+            runtime.executor.put_aside(source, target, threads)
+            np.testing.assert_array_equal(target, source)
+            assert not room[:offset].any() and not room[offset + len(source) :].any()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

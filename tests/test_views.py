@@ -26,9 +26,9 @@ def data(dtype="float32"):
     return X, rng.integers(0, 3, ROWS).astype("int32")
 
 
-def classifier(way, *first, dtype="float32"):
+def classifier(way, *first, **options):
     model = fnn.Sequential([*first, layers.Dense(8, "relu"), layers.Dense(3, "softmax")], seed=1)
-    model.compile(loss="cross_entropy", dtype=dtype, **WAYS[way])
+    model.compile(loss="cross_entropy", **WAYS[way], **options)
     return model
 
 
@@ -109,13 +109,31 @@ FIRST = {
 }
 
 
+def test_calls_that_are_measured_point_to_memory_that_lives():
+    X, y = data()
+    model = classifier("one thread")
+    model.fit(X, y, batch_size=16, verbose=0)
+    (runner,) = (r for r in model._runners.values() if r.program.purpose == "train")
+    table = runner.ready_table(16)
+    assert (table["kernel"] != 0).all()
+    _, order = runner._measured
+    assert runner._steps["order"][0] == order.order.ctypes.data
+
+
 @pytest.mark.skipif(os.name != "posix", reason="memory is protected as POSIX does it")
-@ways
-@pytest.mark.parametrize("first", FIRST)
-def test_arrays_are_neither_changed_nor_read_beyond_their_end(way, first):
+@pytest.mark.parametrize(
+    ("way", "first", "backend"),
+    [
+        *((way, first, "cython") for way in WAYS for first in FIRST),
+        ("one thread", "dense", "numba"),
+    ],
+)
+def test_arrays_are_neither_changed_nor_read_beyond_their_end(way, first, backend):
+    if backend == "numba":
+        pytest.importorskip("numba")
     X, y = data()
     lying = Guarded(X)
-    model = classifier(way, *FIRST[first]())
+    model = classifier(way, *FIRST[first](), backend=backend)
     model.fit(lying.array, Guarded(y).array, batch_size=16, epochs=2, shuffle=False, verbose=0)
     model.evaluate(lying.array, y)
     model.predict(lying.array)

@@ -272,12 +272,13 @@ def compile_program(
     threads: int,
     forced: bool = False,
     any_threads: bool = False,
+    terms: int | None = None,
 ) -> Program:
     """Compile a network for one purpose and batches of up to ``batch`` rows.
 
     ``threads`` is the most that may be used, or, when ``forced``, the number to use.
     ``any_threads`` asks for results that do not depend on the number of threads, which rules out
-    giving each thread its own rows.
+    giving each thread its own rows. ``terms`` asks one thread for the sums of so many.
     """
     graph = fuse(build_graph(network, purpose))
     outline = _program(graph, network, purpose, batch, dtype, Split("one", 1, "one thread"))
@@ -296,8 +297,8 @@ def compile_program(
     )
     if split.mode != "shard":
         graph = fuse_update(graph, batch)
-    if split.mode == "split" and not any_threads:
-        graph = divide_inputs(graph, batch, split.threads, item_size("real", dtype))
+    if (split.mode == "split" or terms) and not any_threads:
+        graph = divide_inputs(graph, batch, terms or split.threads, item_size("real", dtype))
     return _program(graph, network, purpose, batch, dtype, split)
 
 
