@@ -313,12 +313,13 @@ def small_shapes(op: Op, vector: int, rng: random.Random) -> list[dict[str, Any]
 
 def large_shapes(op: Op) -> list[dict[str, Any]]:
     names = _names(op)
-    twice = {n for o in op.operands for n in o.dims if o.dims.count(n) > 1}
+    most = {n: 1025 for o in op.operands for n in o.dims if o.dims.count(n) > 1}
+    most |= {o.dims[0]: 5 for o in op.operands if len(o.dims) > 2}  # of matrices, a few
     found = []
     for sizes in _LARGE[len(names)]:
         # Square operands of 9001 rows would take minutes and cross no more blocks than of 1025.
         shape = {
-            n: (s,) if n == "..." else min(s, 1025) if n in twice else s
+            n: (s,) if n == "..." else min(s, most.get(n, s))
             for n, s in zip(names, sizes, strict=True)
         }
         if shape not in found:

@@ -384,10 +384,12 @@ def parts(t: Any, known: Known) -> dict[str, Callable]:
     def dense_parts(call, thread, threads):
         """parts[t, B, O] = x[B, I of t] w[I of t, O], each by one thread"""
         rows, inputs, units = sizes(call)[0], sizes(call)[1], sizes(call)[2]
-        for term in range(thread, sizes(call)[3], threads):
+        term = thread
+        while term < sizes(call)[3]:  # a range of variable step could raise
             to = at(reals(call, 2), term * rows * units)
             first, last = edge(call, term), edge(call, term + 1)
             product((reals(call, 0), reals(call, 1), to, rows, inputs, units, first, last))
+            term += threads
 
     @t.in_place_too
     def add(x, y, n):
