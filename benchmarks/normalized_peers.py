@@ -66,11 +66,7 @@ class NormalizedNumpy(Numpy):
         self.inverse = [np.empty(units, self.X.dtype) for _, units in shapes]
 
     def views(self, flat, like) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        edges = np.cumsum([0, *(array.size for array in like)])
-        arrays = [
-            flat[start:stop].reshape(array.shape)
-            for (start, stop), array in zip(pairwise(edges), like, strict=True)
-        ]
+        arrays = self.arrays(flat, like)
         self.scales = [*getattr(self, "scales", []), arrays[1:-2:3]]  # gamma, then its gradient
         return [*arrays[0:-2:3], arrays[-2]], [*arrays[2:-2:3], arrays[-1]]
 

@@ -157,12 +157,17 @@ class Numpy(Peer):
         self.slope = [np.empty(shape, dtype if self.tanh else bool) for shape in shapes]
         self.rows = np.arange(self.batch)
 
-    def views(self, flat, like) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    @staticmethod
+    def arrays(flat, like) -> list[np.ndarray]:
+        """A flat vector as arrays of the shapes of others, which share its memory."""
         edges = np.cumsum([0, *(array.size for array in like)])
-        arrays = [
+        return [
             flat[start:stop].reshape(array.shape)
             for (start, stop), array in zip(pairwise(edges), like, strict=True)
         ]
+
+    def views(self, flat, like) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        arrays = self.arrays(flat, like)
         return arrays[0::2], arrays[1::2]
 
     def epoch(self) -> float:

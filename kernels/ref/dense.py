@@ -9,6 +9,14 @@ from .formulas import REFERENCE
 from .update import add_decay, decay_weights
 
 
+def _add_bias_and_apply(y, b, function, parameters):
+    """y = f(y + b)"""
+    if b is not None:
+        y += b
+    if function != "identity":
+        REFERENCE["activation"][function][0](y, y, *parameters)
+
+
 def _dense_gradient(graph, node, dz):
     x, w, b = node.inputs
     dx = None
@@ -28,10 +36,7 @@ def _dense_gradient(graph, node, dz):
 def dense(x, w, b, y, *, function, parameters):
     """y = f(x w + b)"""
     np.matmul(x, w, out=y)
-    if b is not None:
-        y += b
-    if function != "identity":
-        REFERENCE["activation"][function][0](y, y, *parameters)
+    _add_bias_and_apply(y, b, function, parameters)
 
 
 @op(
@@ -75,10 +80,7 @@ def dense_parts(x, w, parts):
 def sum_parts(parts, b, y, *, function, parameters):
     """y = f(sum of the parts + b)"""
     np.sum(parts, axis=0, out=y)
-    if b is not None:
-        y += b
-    if function != "identity":
-        REFERENCE["activation"][function][0](y, y, *parameters)
+    _add_bias_and_apply(y, b, function, parameters)
 
 
 @op(
