@@ -39,6 +39,8 @@ FINISHED, OUT_OF_TIME, NOT_FINITE = executor.FINISHED, executor.OUT_OF_TIME, exe
 _CODES = {np.dtype(np.uint8): 0, np.dtype(np.float32): 1, np.dtype(np.float64): 2}
 _TYPES: dict[str, np.dtype] = {"int32": np.dtype(np.int32), "double": np.dtype(np.float64)}
 
+address_of = executor.address_of
+
 #: Backends that a user can name. ``auto`` is ``cython``.
 BACKENDS = ("auto", "cython", "numba", "numpy")
 
@@ -47,7 +49,7 @@ def aligned(n: int, dtype: str | np.dtype = "uint8") -> np.ndarray:
     """An array of n zeros that starts on a cache line."""
     size = n * np.dtype(dtype).itemsize
     raw = np.zeros(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
+    start = -address_of(raw) % 64
     return raw[start : start + size].view(dtype)
 
 
@@ -316,13 +318,15 @@ class NativeRunner(Runner):
         self._results = aligned(plan.rows_bytes)
         self._scratch = [aligned(scratch) for _ in range(split.threads)]
         self._steps = np.zeros(split.threads, executor.STEP)
-        self._steps["scratch"] = [s.ctypes.data for s in self._scratch]
+        self._steps["scratch"] = [address_of(s) for s in self._scratch]
         self._sums = np.zeros(len(program.sums), executor.SUM)
         for entry, result in zip(self._sums, program.sums, strict=True):
-            entry["values"] = self._results.ctypes.data + plan.offsets[result.tensor]
+            entry["values"] = address_of(self._results) + plan.offsets[result.tensor]
             entry["count"] = -1 if result.per_row else result.tensor.shape[0]
             entry["is_loss"] = result.is_loss
         self._tables: dict[int, np.ndarray] = {}
+        #: Where the user's arrays lay when a table was last pointed at them, and what it views.
+        self._places: dict[int, tuple[tuple[bool, list[tuple[Any, ...]]], np.ndarray]] = {}
         self.progress = np.zeros(1, np.int64)
         #: Of each call, the kernel's address and the name of its provider.
         self._chosen = {
@@ -371,6 +375,7 @@ class NativeRunner(Runner):
         self._chosen[i] = kernel, self._others[i].name
         for table in self._tables.values():
             table["kernel"][:, i] = kernel
+        self._places.clear()
 
     def _compile(self, calls: Sequence[int]) -> None:
         try:
@@ -392,21 +397,21 @@ class NativeRunner(Runner):
         flat = tensor.offset * self._item
         match tensor.region:
             case "arena":
-                return self._arenas[shard].ctypes.data + self.program.plan.offsets[tensor]
+                return address_of(self._arenas[shard]) + self.program.plan.offsets[tensor]
             case "rows":
                 row = first_row * 8 if tensor.shape[0] == BATCH else 0
-                return self._results.ctypes.data + self.program.plan.offsets[tensor] + row
+                return address_of(self._results) + self.program.plan.offsets[tensor] + row
             case "parameters":
-                return self.state.parameters.ctypes.data + flat
+                return address_of(self.state.parameters) + flat
             case "buffers":
-                return self.state.buffers.ctypes.data + flat
+                return address_of(self.state.buffers) + flat
             case "gradients":
                 shard_start = shard * self.program.gradients * self._item
-                return self._gradients.ctypes.data + shard_start + flat
+                return address_of(self._gradients) + shard_start + flat
             case "state":
-                return self.state.slots[tensor.slot].ctypes.data + flat
+                return address_of(self.state.slots[tensor.slot]) + flat
             case "table":
-                return self.program.tables[tensor].ctypes.data
+                return address_of(self.program.tables[tensor])
         return 0  # a feed: filled in for each run
 
     def table(self, rows: int) -> np.ndarray:
@@ -416,7 +421,8 @@ class NativeRunner(Runner):
             table = np.zeros((threads, len(self.program.nodes)), executor.CALL)
             for thread in range(threads):
                 shard, first, span = self._part(rows, thread)
-                table[thread]["step"] = self._steps.ctypes.data + thread * self._steps.itemsize
+                step = address_of(self._steps) + thread * self._steps.itemsize
+                table[thread]["step"] = step
                 table[thread]["kernel"] = [kernel for kernel, _ in self._chosen.values()]
                 for call, node in zip(table[thread], self.program.nodes, strict=True):
                     self._bind(call, node, shard, first, span)
@@ -531,7 +537,7 @@ class NativeRunner(Runner):
         buffers, sizes = table["buffers"], table["sizes"]
         for i, j, name in self._feed_places:
             array = feeds[name]
-            buffers[:, i, j] = array.ctypes.data
+            buffers[:, i, j] = address_of(array)
             sizes[:, i, 3:6] = _CODES.get(array.dtype, 0), array.strides[0], array.strides[-1]
 
     def _views(self, table: np.ndarray, rows: int, feeds: Feeds, ordered: bool) -> np.ndarray:
@@ -551,7 +557,7 @@ class NativeRunner(Runner):
                 shard, first, _ = self._part(rows, thread)
                 for call, j in readers:
                     if view:
-                        start = array.ctypes.data + first * row_bytes
+                        start = address_of(array) + first * row_bytes
                         lines.append((call, j, start, row_bytes))
                     else:
                         table["buffers"][thread, call, j] = self._address(copy, shard, first)
@@ -560,8 +566,12 @@ class NativeRunner(Runner):
     def _fed(self, rows: int, feeds: Feeds, ordered: bool) -> tuple[np.ndarray, np.ndarray]:
         """The calls for a batch, pointed at the user's arrays, and what they view of these."""
         table = self.table(rows)
-        self._feed(table, feeds)
-        return table, self._views(table, rows, feeds, ordered)
+        arrays = [(a.dtype, a.shape, a.strides, address_of(a)) for a in feeds.values()]
+        place = ordered, arrays
+        if rows not in self._places or self._places[rows][0] != place:
+            self._feed(table, feeds)
+            self._places[rows] = place, self._views(table, rows, feeds, ordered)
+        return table, self._places[rows][1]
 
     def run(
         self,

@@ -15,6 +15,7 @@ threaded: bool
 most_threads: int
 MOST_DIMENSIONS: int
 
+def address_of(array: np.ndarray) -> int: ...
 def run(
     full: np.ndarray,
     partial: np.ndarray,
