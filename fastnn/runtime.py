@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .compiler import Node, Program, Tensor, feed_name
+from .compiler.meet import waits
 from .compiler.plan import concrete
 from .kernels import aot, provider, ref
 from .kernels.aot import executor
@@ -547,11 +548,13 @@ class NativeRunner(Runner):
         reads the array.
         """
         views: list[list[tuple[int, int, int, int]]] = [[] for _ in table]
+        left_out = []
         for i, name, dtype, copy, readers in self._copies:
             array = feeds[name]
             as_it_lies = array.flags.c_contiguous and array.flags.aligned
             view = ordered and as_it_lies and array.dtype == dtype
             table["kernel"][:, i] = 0 if view else self._chosen[i][0]
+            left_out += [i] if view else []
             row_bytes = array.nbytes // len(array)
             for thread, lines in enumerate(views):
                 shard, first, _ = self._part(rows, thread)
@@ -561,6 +564,7 @@ class NativeRunner(Runner):
                         lines.append((call, j, start, row_bytes))
                     else:
                         table["buffers"][thread, call, j] = self._address(copy, shard, first)
+        table["waits"] = waits(self.program, left_out)
         return np.array(views, executor.VIEW).reshape(len(table), -1)
 
     def _fed(self, rows: int, feeds: Feeds, ordered: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -2,9 +2,9 @@
 
 *shard*: each thread runs forward and backward on its rows with its own arena and its own gradients,
 which the update pass sums: two barriers a step, but the gradients are written and read once per
-thread. *split*: threads share each op, with a barrier after each. The estimate below needs to be
-right only about which of the three is best; where the gain is doubtful one thread does the work,
-for more threads must never be slower.
+thread. *split*: threads share each op, and meet where one needs what another has done. The estimate
+below needs to be right only about which of the three is best; where the gain is doubtful one thread
+does the work, for more threads must never be slower.
 """
 
 from __future__ import annotations

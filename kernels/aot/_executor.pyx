@@ -30,6 +30,7 @@ cdef extern from "abi.h" nogil:
         void** buffers
         int64_t* sizes
         int64_t shared
+        int64_t waits
     int FASTNN_BUFFERS, FASTNN_FORMULAS, FASTNN_SIZES, FASTNN_CONSTANTS
 
 cdef extern from "team.h" nogil:
@@ -61,6 +62,7 @@ CALL = np.dtype([
     ("kernel", np.uintp), ("step", np.uintp), ("buffers", np.uintp, FASTNN_BUFFERS),
     ("formulas", np.uintp, FASTNN_FORMULAS), ("sizes", np.int64, FASTNN_SIZES),
     ("constants", np.float64, FASTNN_CONSTANTS), ("shared", np.int64),
+    ("waits", np.int64),
 ])
 STEP = np.dtype([
     ("step", np.int64), ("rows", np.int64), ("first", np.int64), ("order", np.uintp),
@@ -168,18 +170,19 @@ cdef int take_sums(Job* job, int thread, int64_t rows, int64_t epoch) noexcept n
 
 
 cdef inline void execute(Job* job, const Call* call, int64_t index, int thread) noexcept nogil:
-    """One call, to its end on all threads that share it."""
+    """A thread's part of one call."""
     cdef int divided = job.split or call.shared
     if call.kernel == NULL:  # what it would copy is read where it lies
         return
-    call.kernel(call, thread if divided else 0, job.threads if divided else 1)
-    if job.split:
+    if job.split and call.waits:
         team_barrier(&job.team)
+    call.kernel(call, thread if divided else 0, job.threads if divided else 1)
     look_at_clock(job, index, thread)
 
 
 cdef inline void look_at_clock(Job* job, int64_t index, int thread) noexcept nogil:
-    """On thread 0, if times are asked for: what passed since the last look is a call's time."""
+    """On thread 0, if times are asked for: what passed since the last look is a call's time, with
+    the wait for other threads before it (and, of the last, after it)."""
     cdef double now
     if job.times == NULL or thread != 0:
         return
@@ -223,8 +226,8 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
         look_at_clock(job, -1, thread)
         for c in range(job.compute):
             execute(job, table + c, c, thread)
-        if not job.split:
-            team_barrier(&job.team)
+        team_barrier(&job.team)
+        look_at_clock(job, job.compute - 1, thread)
         if not take_sums(job, thread, step.rows, epoch):
             if thread == 0:
                 job.status = 2
@@ -240,6 +243,8 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
                 job.status = 1
                 job.stop = 1
         team_barrier(&job.team)
+        if job.update:
+            look_at_clock(job, job.calls - 1, thread)
         if job.stop:
             return
 
@@ -522,7 +527,7 @@ cdef class Direct:
 
 
 #: Looks at the clock that times cost in a step, beside one for each call.
-LOOKS = 2
+LOOKS = 4
 
 
 def seconds_of_a_look():

@@ -37,6 +37,7 @@ struct Call {
     int64_t sizes[FASTNN_SIZES];
     double constants[FASTNN_CONSTANTS];
     int64_t shared;     /* 1: threads divide this call even where each runs its own rows */
+    int64_t waits;      /* 1: threads that share calls meet before this one */
 };
 
 #endif
