@@ -31,6 +31,7 @@ class Network:
     normalized: bool = False
     # Networks of these sizes that are trained at once, from weights of their own.
     copies: int = 1
+    seed: int = 0  # of data and weights
 
     @property
     def classifies(self) -> bool:
@@ -96,6 +97,11 @@ MANY = {
 }  # fmt: skip
 
 
+#: Networks in which, with the first seed, an activation comes so close to a relu's kink that
+#: float32 and float64 do not agree on its side: no peer could be checked.
+RESEEDED = {"depth-16": 1}
+
+
 def _sweep(name: str, sizes: Sequence[int], make: Callable[[int], tuple[list[int], int]]) -> dict:
     """Networks that differ in a number, from which ``make`` makes hidden layers and the batch."""
     found = {}
@@ -109,6 +115,8 @@ def _sweep(name: str, sizes: Sequence[int], make: Callable[[int], tuple[list[int
             steps=1,
             learning_rate=1e-3 if max(hidden) < 512 else 1e-4,
         )
+        if network.name in RESEEDED:
+            network = replace(network, seed=RESEEDED[network.name])
         # About the same work in each epoch, but neither a step alone nor thousands.
         steps = min(max(int(1e9 / network.flops), 4), 500)
         found[network.name] = replace(network, steps=steps)
@@ -143,16 +151,17 @@ def initial_weights(
 
 
 def problem(
-    network: Network, steps: int | None = None, seed: int = 0
+    network: Network, steps: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Data for ``steps`` batches (``network.steps`` when None), and the weights to start from.
 
     X is float32 (steps * batch, inputs), standard normal. The labels come from a random linear
     teacher and can be learnt: int64 classes (n,), or float32 (n, 1). They carry noise, so that the
     loss of a peer that trains for many epochs does not sink to zero, where vanishing gradients
-    turn denormal and time something else. The same seed gives the same problem in every process.
+    turn denormal and time something else. The network's seed gives the same problem in every
+    process.
     """
-    count = (network.steps if steps is None else steps) * network.batch
+    seed, count = network.seed, (network.steps if steps is None else steps) * network.batch
     inputs, outputs = network.sizes[0], network.sizes[-1]
     teacher = np.random.default_rng([seed, 1]).standard_normal((inputs, outputs)) / np.sqrt(inputs)
     rng = np.random.default_rng([seed, 2])

@@ -595,14 +595,14 @@ def peers_of(network: Network) -> dict[str, type[Peer]]:
 class Worker:
     """What a worker process does on request; every method answers with something JSON can hold."""
 
-    def __init__(self, peer: str, network: str, threads: int, seed: int, dtype: str) -> None:
+    def __init__(self, peer: str, network: str, threads: int, dtype: str) -> None:
         self.network = (NETWORKS | MANY | SCALING)[network]
         self.make = peers_of(self.network)[peer]
-        self.threads, self.seed, self.dtype = threads, seed, dtype
+        self.threads, self.dtype = threads, dtype
         self.peer: Peer | None = None
 
     def build(self, steps: int | None) -> Peer:
-        X, y, weights = problem(self.network, steps, self.seed)
+        X, y, weights = problem(self.network, steps)
         X, weights = X.astype(self.dtype), [array.astype(self.dtype) for array in weights]
         y = y if self.network.classifies else y.astype(self.dtype)
         return self.make(self.network, X, y, weights, self.threads, self.network.learning_rate)
@@ -650,7 +650,6 @@ def serve() -> None:
     parser.add_argument("peer", choices=PEERS)
     parser.add_argument("network", choices=NETWORKS | MANY | SCALING)
     parser.add_argument("threads", type=int)
-    parser.add_argument("seed", type=int)
     parser.add_argument("dtype", choices=("float32", "float64"))
     worker = Worker(**vars(parser.parse_args()))
     # Answers go to a private copy of standard output; what a library prints goes to standard error.

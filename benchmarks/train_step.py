@@ -27,7 +27,6 @@ from fastnn.benchmarks import peers, report
 from fastnn.benchmarks.networks import NETWORKS, Network, problem
 from fastnn.benchmarks.peers import peers_of
 
-SEED = 0
 # Two epochs, so that an optimizer that starts afresh in the second is noticed. Few steps, because
 # what rounding does grows with each: a float32 input of a relu just above zero that is just below
 # it in float64 changes a gradient by much more than rounding, and Adam carries that on.
@@ -66,7 +65,7 @@ class WorkerProcess:
     """A process that holds one peer, stopped whenever it is not asked something."""
 
     def __init__(self, peer: str, threads: int, network: str, dtype: str) -> None:
-        command = [sys.executable, peers.__file__, peer, network, str(threads), str(SEED), dtype]
+        command = [sys.executable, peers.__file__, peer, network, str(threads), dtype]
         options: dict[str, Any] = {}
         if os.name == "posix":
             # In a group of its own, a stopped worker is hung up when this process dies.
@@ -135,7 +134,7 @@ def _set_affinity(cpus: Sequence[int]) -> None:
 
 def reference(network: Network, epsilon_hat: bool) -> Reference:
     def train(steps: int | None, epochs: int) -> tuple[list[float], list[np.ndarray]]:
-        data = problem(network, steps, SEED)
+        data = problem(network, steps)
         baseline: Any = peers_of(network)["numpy"]
         peer = baseline(
             network, *data, 1, network.learning_rate, dtype=np.float64, epsilon_hat=epsilon_hat
