@@ -31,7 +31,7 @@ class Network:
     normalized: bool = False
     # Networks of these sizes that are trained at once, from weights of their own.
     copies: int = 1
-    seed: int = 0  # of data and weights
+    seed: int = 0  # of the data, and of the weights where there are no copies
 
     @property
     def classifies(self) -> bool:
@@ -67,6 +67,7 @@ class Network:
             f"{self.name}: {times}{sizes}, {self.activation}{normalized}, "
             f"{self.loss.replace('_', ' ')}, batch {self.batch}, {self.parameters:,} parameters, "
             f"{self.flops / 1e6:.4g} MFLOP a step, {self.steps} steps an epoch"
+            f"{f', seed {self.seed}' if self.seed else ''}"
         )
 
 

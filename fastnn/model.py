@@ -1061,7 +1061,9 @@ class Model:
     ) -> Table:
         """``explain`` with measured time, GFLOP/s, and the share of the machine's peak.
 
-        Trains on copies: the model does not change.
+        Trains on copies: the model does not change. Of several threads, the times are the first
+        one's; where they share calls, the wait for what others still do of earlier calls belongs to
+        the call that needs it.
 
         Parameters
         ----------

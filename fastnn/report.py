@@ -144,8 +144,12 @@ def profile_program(runner: Runner, data: Data, batch: int, seconds: float) -> T
             raise NonFiniteLoss(done, done // per_epoch, culprit(runner, data, batch, done, order))
         epochs = min(2 * epochs, 1 << 16) if status == FINISHED else epochs
     look = executor.seconds_of_a_look() if isinstance(runner, NativeRunner) else 0.0
-    wall = wall / steps - (executor.LOOKS + len(times)) * look
-    return _profile_table(runner, machine, np.maximum(times / steps - look, 1e-10), wall, steps)
+    looks = np.ones(len(times))
+    if program.split.threads > 1:
+        np.add.at(looks, [program.compute - 1, len(looks) - 1], 1)
+    wall = wall / steps - (executor.LOOKS + looks.sum()) * look
+    times = np.maximum(times / steps - looks * look, 1e-10)
+    return _profile_table(runner, machine, times, wall, steps)
 
 
 def _profile_table(

@@ -326,6 +326,7 @@ class NativeRunner(Runner):
             entry["count"] = -1 if result.per_row else result.tensor.shape[0]
             entry["is_loss"] = result.is_loss
         self._tables: dict[int, np.ndarray] = {}
+        self._meetings: dict[tuple[int, ...], list[bool]] = {}
         #: Where the user's arrays lay when a table was last pointed at them, and what it views.
         self._places: dict[int, tuple[tuple[bool, list[tuple[Any, ...]]], np.ndarray]] = {}
         self.progress = np.zeros(1, np.int64)
@@ -548,13 +549,13 @@ class NativeRunner(Runner):
         reads the array.
         """
         views: list[list[tuple[int, int, int, int]]] = [[] for _ in table]
-        left_out = []
+        left_out: tuple[int, ...] = ()
         for i, name, dtype, copy, readers in self._copies:
             array = feeds[name]
             as_it_lies = array.flags.c_contiguous and array.flags.aligned
             view = ordered and as_it_lies and array.dtype == dtype
             table["kernel"][:, i] = 0 if view else self._chosen[i][0]
-            left_out += [i] if view else []
+            left_out += (i,) if view else ()
             row_bytes = array.nbytes // len(array)
             for thread, lines in enumerate(views):
                 shard, first, _ = self._part(rows, thread)
@@ -564,8 +565,16 @@ class NativeRunner(Runner):
                         lines.append((call, j, start, row_bytes))
                     else:
                         table["buffers"][thread, call, j] = self._address(copy, shard, first)
-        table["waits"] = waits(self.program, left_out)
+        table["waits"] = self._waits(left_out)
         return np.array(views, executor.VIEW).reshape(len(table), -1)
+
+    def _waits(self, left_out: tuple[int, ...]) -> list[bool]:
+        """Of each call, whether threads that share it meet before it."""
+        if left_out not in self._meetings:
+            shared = self.program.split.mode == "split"
+            never = [False] * len(self.program.nodes)
+            self._meetings[left_out] = waits(self.program, left_out) if shared else never
+        return self._meetings[left_out]
 
     def _fed(self, rows: int, feeds: Feeds, ordered: bool) -> tuple[np.ndarray, np.ndarray]:
         """The calls for a batch, pointed at the user's arrays, and what they view of these."""
@@ -573,6 +582,7 @@ class NativeRunner(Runner):
         arrays = [(a.dtype, a.shape, a.strides, address_of(a)) for a in feeds.values()]
         place = ordered, arrays
         if rows not in self._places or self._places[rows][0] != place:
+            self._places.pop(rows, None)  # until all of this is done
             self._feed(table, feeds)
             self._places[rows] = place, self._views(table, rows, feeds, ordered)
         return table, self._places[rows][1]

@@ -62,17 +62,18 @@ def data(name):
     return X, rng.integers(0, 3, ROWS).astype("int32")
 
 
-def replay(runner, feeds, meets, turns):
+def replay(runner, feeds, rows, order, meets, turns):
     """A step call by call: between two meetings one thread is as far ahead as it can be."""
     state = runner.state
     kept = [a.copy() for a in state.arrays]
-    table, views = runner._fed(ROWS, feeds, True)
+    table, views = runner._fed(rows, feeds, order is None)
     for thread, lines in enumerate(views):
         for view in lines:
             table[thread, view["call"]]["buffers"][view["operand"]] = view["start"]
     runner._arenas[0][:] = runner._results[:] = 0xFF  # what no call has written is NaN
     steps = runner._steps
-    steps["step"], steps["rows"], steps["first"], steps["order"] = state.updates, ROWS, 0, 0
+    steps["step"], steps["rows"], steps["first"] = state.updates, rows, 0
+    steps["order"] = 0 if order is None else executor.address_of(order)
     calls = range(table.shape[1])
     starts = [0, *(i for i in calls[1:] if meets[i])]
     for start, end in zip(starts, [*starts[1:], len(calls)], strict=True):
@@ -88,7 +89,8 @@ def replay(runner, feeds, meets, turns):
 
 @pytest.mark.parametrize("backend", ["cython", "numba"])
 @pytest.mark.parametrize("name", MODELS)
-def test_no_thread_can_be_too_early(name, backend):
+@pytest.mark.parametrize("rows, shuffle", [(ROWS, False), (ROWS, True), (ROWS - 9, False)])
+def test_no_thread_can_be_too_early(name, backend, rows, shuffle):
     if backend == "numba":
         pytest.importorskip("numba")
     X, y = data(name)
@@ -96,16 +98,18 @@ def test_no_thread_can_be_too_early(name, backend):
     assert runner.program.split.mode == "split"
     feeds = model._prepare(X, y, None).feeds
     everywhere = [True] * len(runner.program.nodes)
-    (table,) = runner._tables.values()
+    order = np.random.default_rng(1).permutation(ROWS) if shuffle else None
+    table, _ = runner._fed(rows, feeds, order is None)
     meets = table["waits"][0].astype(bool).tolist()
     assert not all(meets)
     meets[runner.program.compute] = True  # to look at the loss
-    want = replay(runner, feeds, everywhere, (0, 1))
+    batch = runner, feeds, rows, order
+    want = replay(*batch, everywhere, (0, 1))
     for turns in ((0, 1), (1, 0)):
-        for got, expected in zip(replay(runner, feeds, meets, turns), want, strict=True):
+        for got, expected in zip(replay(*batch, meets, turns), want, strict=True):
             np.testing.assert_array_equal(got, expected)
         # The replay would see it: without meetings there are other results.
-        nowhere = replay(runner, feeds, [False] * len(meets), turns)
+        nowhere = replay(*batch, [False] * len(meets), turns)
         assert any(not np.array_equal(a, b) for a, b in zip(nowhere, want, strict=True))
 
 
@@ -130,3 +134,14 @@ def test_where_they_meet():
     # Rows that are read where they lie need no gather to be waited for.
     copies = [i for i, name in enumerate(names) if name in ("gather", "gather_labels")]
     assert meetings(without=copies) == [*forward, "dense_dx"]
+
+
+def test_rows_in_another_order_are_waited_for():
+    X, y = data("dense")
+    model, runner = trained("dense", "cython", X, y)
+    found = []
+    for shuffle in (False, True, False):
+        model.fit(X, y, batch_size=ROWS, shuffle=shuffle, verbose=0)
+        (table,) = runner._tables.values()
+        found.append(table["waits"][0].tolist())
+    assert found[0] == found[2] and sum(found[1]) == sum(found[0]) + 1

@@ -138,3 +138,23 @@ def test_arrays_are_neither_changed_nor_read_beyond_their_end(way, first, backen
     model.evaluate(lying.array, y)
     model.predict(lying.array)
     np.testing.assert_array_equal(lying.array, X)
+
+
+def test_an_interrupt_leaves_no_call_at_other_rows(monkeypatch):
+    X, y = data()
+    other = X[::-1].copy()
+    model, control = classifier("one thread"), classifier("one thread")
+
+    def train(model, X):
+        model.fit(X, y, batch_size=16, epochs=1, shuffle=False, verbose=0)
+
+    train(model, X)
+    (runner,) = model._runners.values()
+    with monkeypatch.context() as patched:
+        patched.setattr(type(runner), "_views", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(model, other)
+    train(model, X)
+    train(control, X)
+    train(control, X)
+    np.testing.assert_array_equal(model.parameters, control.parameters)

@@ -20,11 +20,11 @@ def waits(program: Program, without: Collection[int] = ()) -> list[bool]:
     has touched: each thread may have done another part of that call. They also meet before the loss
     is looked at, and at the end of a step.
     """
-    found = []
+    found, compute = [], program.compute
     since: list[tuple[Run, bool]] = []
     for i, node in enumerate(program.nodes):
         touched = [] if i in without else _touched(program, node)
-        if i == program.compute:  # they have just met
+        if i == compute:  # they have just met
             since = []
         found.append(any(_conflict(a, b) for a in touched for b in since))
         since = touched if found[-1] else since + touched

@@ -227,7 +227,8 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
         for c in range(job.compute):
             execute(job, table + c, c, thread)
         team_barrier(&job.team)
-        look_at_clock(job, job.compute - 1, thread)
+        if job.threads > 1:
+            look_at_clock(job, job.compute - 1, thread)
         if not take_sums(job, thread, step.rows, epoch):
             if thread == 0:
                 job.status = 2
@@ -243,7 +244,7 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
                 job.status = 1
                 job.stop = 1
         team_barrier(&job.team)
-        if job.update:
+        if job.update and job.threads > 1:
             look_at_clock(job, job.calls - 1, thread)
         if job.stop:
             return
@@ -526,8 +527,9 @@ cdef class Direct:
         restore_rounding(before)
 
 
-#: Looks at the clock that times cost in a step, beside one for each call.
-LOOKS = 4
+#: Looks at the clock that times cost in a step, beside one for each call. Of several threads there
+#: is one more within the last call before the loss is looked at, and one within the last of all.
+LOOKS = 2
 
 
 def seconds_of_a_look():
