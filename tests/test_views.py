@@ -142,7 +142,7 @@ def test_arrays_are_neither_changed_nor_read_beyond_their_end(way, first, backen
 
 def test_an_interrupt_leaves_no_call_at_other_rows(monkeypatch):
     X, y = data()
-    other = X[::-1].copy()
+    X, other = copied(X), copied(X[::-1])
     model, control = classifier("one thread"), classifier("one thread")
 
     def train(model, X):

@@ -4,8 +4,8 @@
 which the update pass sums: two barriers a step, but the gradients are written and read once per
 thread. *split*: threads share each op, and meet where one needs what another has done. The estimate
 below needs to be right only about which of the three is best; where the gain is doubtful one thread
-does the work, for more threads must never be slower. So it counts a barrier for every call, although
-there are fewer.
+does the work, for more threads must never be slower. So it counts a barrier for every call,
+although there are fewer.
 """
 
 from __future__ import annotations
