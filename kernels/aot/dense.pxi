@@ -45,20 +45,15 @@ cdef void dense_dropout(const Call* call, int thread, int threads) noexcept nogi
     multiply(&p, thread, threads)
 
 
-cdef inline int64_t edge_of_term(const Call* call, int64_t t) noexcept nogil:
-    """Where the inputs of term t begin."""
-    cdef int64_t inputs = call.sizes[1], terms = call.sizes[3], unit = call.sizes[4]
-    return inputs * t // terms // unit * unit if t < terms else inputs
-
-
 cdef void dense_parts(const Call* call, int thread, int threads) noexcept nogil:
     """parts[t, B, O] = x[B, I of t] w[I of t, O], each by one thread"""
     cdef Product p
-    cdef int64_t t = thread, first
-    while t < call.sizes[3]:
-        first = edge_of_term(call, t)
+    cdef int64_t inputs = call.sizes[1], unit = call.sizes[4], first
+    cdef int t = thread, terms = <int>call.sizes[3]
+    while t < terms:
+        first = share(inputs, unit, t, terms)
         forward_product(&p, call)
-        p.k = edge_of_term(call, t + 1) - first
+        p.k = share(inputs, unit, t + 1, terms) - first
         p.a += first
         p.b += first * p.ldb
         p.bias = NULL

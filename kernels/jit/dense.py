@@ -375,19 +375,13 @@ def parts(t: Any, known: Known) -> dict[str, Callable]:
     )  # fmt: skip
     run_activation = t.run_activation
 
-    @t.inline
-    def edge(call, term):
-        """Where the inputs of a term begin."""
-        inputs, terms, unit = sizes(call)[1], sizes(call)[3], sizes(call)[4]
-        return inputs * term // terms // unit * unit if term < terms else inputs
-
     def dense_parts(call, thread, threads):
         """parts[t, B, O] = x[B, I of t] w[I of t, O], each by one thread"""
         rows, inputs, units = sizes(call)[0], sizes(call)[1], sizes(call)[2]
-        term = thread
-        while term < sizes(call)[3]:  # a range of variable step could raise
+        terms, unit, term = sizes(call)[3], sizes(call)[4], thread
+        while term < terms:  # a range of variable step could raise
             to = at(reals(call, 2), term * rows * units)
-            first, last = edge(call, term), edge(call, term + 1)
+            first, last = share(inputs, unit, term, terms), share(inputs, unit, term + 1, terms)
             product((reals(call, 0), reals(call, 1), to, rows, inputs, units, first, last))
             term += threads
 

@@ -65,7 +65,8 @@ def dense_parts(x, w, parts):
     """x w as a sum of T terms, each over its part of the inputs: the weights of one part are read
     by one thread only, which then updates them"""
     inputs, terms = len(w), len(parts)
-    edges = [inputs * t // terms // UNIT * UNIT for t in range(terms)] + [inputs]
+    units = -(-inputs // UNIT)
+    edges = [min(units * t // terms * UNIT, inputs) for t in range(terms + 1)]
     for part, first, last in zip(parts, edges, edges[1:], strict=False):
         np.matmul(x[:, first:last], w[first:last], out=part)
 
