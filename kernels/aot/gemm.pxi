@@ -114,6 +114,32 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
         finish(p, top, bottom, j0, j1)
 
 
+cdef void multiply_by_a_column(const Product* p, int64_t i0, int64_t i1) noexcept nogil:
+    """The product with a B of one column, whose tiles would be all but empty: a sum for each row."""
+    cdef int64_t i
+    cdef real bias = 0 if p.bias == NULL else p.bias[0]
+    for i in range(i0, i1):
+        p.c[i * p.ldc] = row_dot(p.a + i * p.lda, p.b, p.k) + bias
+    finish(p, i0, i1, 0, 1)
+
+
+cdef void multiply_by_a_row(const Product* p, int64_t i0, int64_t i1, int64_t j0,
+                            int64_t j1) noexcept nogil:
+    """The product with a B of one row, which has nothing to sum."""
+    cdef int64_t i, j
+    cdef real x
+    cdef real* c
+    for i in range(i0, i1):
+        x = p.a[i if p.a_by_columns else i * p.lda]
+        c = p.c + i * p.ldc
+        for j in range(j0, j1):
+            c[j] = x * p.b[j]
+        if p.bias != NULL:
+            for j in range(j0, j1):
+                c[j] += p.bias[j]
+    finish(p, i0, i1, j0, j1)
+
+
 cdef inline void pack_a(const Product* p, int64_t top, int64_t bottom, int64_t k0, int64_t k,
                         real* to) noexcept nogil:
     """Rows top to bottom of A, by columns."""
@@ -281,6 +307,12 @@ cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
     divide(p.m, p.n, p.n >= max(p.m, <int64_t>(threads * TILE_COLUMNS)), thread, threads,
            &i0, &i1, &j0, &j1)
     if i0 >= i1 or j0 >= j1:
+        return
+    if p.n == 1 and not p.a_by_columns and (p.b_transposed or p.ldb == 1):
+        multiply_by_a_column(p, i0, i1)
+        return
+    if p.k == 1 and (p.ldb == 1 or not p.b_transposed):
+        multiply_by_a_row(p, i0, i1, j0, j1)
         return
     # Of a packed product each block of K is summed by itself: where there are several, the way must
     # not depend on a thread's share, or the last bits would.
