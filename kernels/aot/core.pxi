@@ -56,6 +56,7 @@ cdef extern from "columns.h" nogil:
                         const real* inverse, int64_t rows, int64_t n, int64_t ld, real* dx)
 
 cdef extern from "tile.h" nogil:
+    int64_t STAYING_BYTES
     int TILE_ROWS
     int TILE_VECTORS
     int TILE_COLUMNS

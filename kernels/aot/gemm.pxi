@@ -20,7 +20,7 @@ cdef enum:
     N_BLOCK = 512            # columns of a weight array that are updated together
     PACK_COLUMNS = 256       # of a weight array from which its update packs
     A_PANELS = 8             # panels of B from which packing A pays
-    DIRECT_BYTES = 1 << 19    # of B up to which nothing is packed
+    DIRECT_BYTES = 1 << 19   # of B up to which nothing is packed
 
 cdef struct Product:
     int64_t m
@@ -86,32 +86,45 @@ cdef inline void finish(const Product* p, int64_t i0, int64_t i1, int64_t j0,
 
 cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
                           int64_t j1) noexcept nogil:
+    """Rows i0 to i1, columns j0 to j1, straight from the matrices.
+
+    A B that would push itself out of the second cache goes by parts of K, so that all blocks of
+    rows but the first find it there; how many depends on the whole product only.
+    """
     cdef TileShape shape
-    cdef int64_t block, blocks = blocks_of(i1 - i0, TILE_ROWS)
-    cdef int64_t top, bottom, first, j, panel
+    cdef int64_t block, blocks = blocks_of(i1 - i0, TILE_ROWS), parts = 1
+    cdef int64_t top, bottom, first, j, panel, part, k0
     cdef int width
     cdef const real* a
-    shape.k = p.k
+    cdef const real* b
+    if p.m > TILE_ROWS:
+        parts = max(blocks_of(p.k * p.n * <int64_t>sizeof(real), STAYING_BYTES), parts)
     shape.lda = p.lda
     shape.ldb = p.ldb
     shape.ldc = p.ldc
-    shape.accumulate = 0
-    for block in range(blocks):  # of nearly equal height, so that none is left too low to be fast
-        top = i0 + (i1 - i0) * block // blocks
-        bottom = i0 + (i1 - i0) * (block + 1) // blocks
-        a = p.a + (top if p.a_by_columns else top * p.lda)
-        first = j0
-        while bottom - top == 1 and not p.a_by_columns and j1 - first >= ROW_COLUMNS:
-            shape.bias = p.bias + first if p.bias != NULL else NULL
-            tile_of_a_row(&shape, a, p.b + first, p.c + top * p.ldc + first)
-            first += ROW_COLUMNS
-        for panel in range(blocks_of(j1 - first, TILE_COLUMNS)):
-            j = first + panel * TILE_COLUMNS
-            width = <int>min(j1 - j, <int64_t>TILE_COLUMNS)
-            shape.bias = p.bias + j if p.bias != NULL else NULL
-            tile_for(<int>(bottom - top), width, p.a_by_columns)(
-                &shape, a, p.b + j, p.c + top * p.ldc + j, width)
-        finish(p, top, bottom, j0, j1)
+    for part in range(parts):
+        k0 = p.k * part // parts
+        shape.k = p.k * (part + 1) // parts - k0
+        shape.accumulate = part > 0
+        b = p.b + k0 * p.ldb
+        for block in range(blocks):  # of nearly equal height, so that none is too low to be fast
+            top = i0 + (i1 - i0) * block // blocks
+            bottom = i0 + (i1 - i0) * (block + 1) // blocks
+            a = p.a + (k0 * p.lda + top if p.a_by_columns else top * p.lda + k0)
+            first = j0
+            while (parts == bottom - top == 1 and not p.a_by_columns
+                   and j1 - first >= ROW_COLUMNS):
+                shape.bias = p.bias + first if p.bias != NULL else NULL
+                tile_of_a_row(&shape, a, b + first, p.c + top * p.ldc + first)
+                first += ROW_COLUMNS
+            for panel in range(blocks_of(j1 - first, TILE_COLUMNS)):
+                j = first + panel * TILE_COLUMNS
+                width = <int>min(j1 - j, <int64_t>TILE_COLUMNS)
+                shape.bias = p.bias + j if p.bias != NULL else NULL
+                tile_for(<int>(bottom - top), width, p.a_by_columns)(
+                    &shape, a, b + j, p.c + top * p.ldc + j, width)
+            if part == parts - 1:
+                finish(p, top, bottom, j0, j1)
 
 
 cdef void multiply_by_a_column(const Product* p, int64_t i0, int64_t i1) noexcept nogil:

@@ -16,6 +16,14 @@
 
 #include "simd.h"
 
+/* Bytes of a matrix that stay in the second cache beside all else: processors with AVX-512 have at
+ * least 1 MiB of it, others as little as 256 KiB. */
+#if defined(__AVX512F__)
+#define STAYING_BYTES (1 << 19)
+#else
+#define STAYING_BYTES (1 << 18)
+#endif
+
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define TILE_ROWS 14
 #else

@@ -16,12 +16,13 @@ from numba.core import cgutils
 
 from .. import source
 from ..formula import Formula
-from . import PACKED_ROWS, products
+from . import FEW_ROWS, PACKED_ROWS, products
 from .products import Operands, Size, value
 from .update import rule_over
 from .vectors import Emitter, Vector, choose, constant, emitted, parameters_of
 
-#: Bytes of weights that stay in the second cache: a larger array is packed.
+#: Bytes of weights up to which they are not packed. They stay in the second cache, of which
+#: processors with AVX-512 have at least 1 MiB and others as little as half of these.
 DIRECT_BYTES = 1 << 19
 #: Bytes of weights that are packed, or transposed, all at once.
 PACKED_BYTES = 1 << 18
@@ -123,6 +124,11 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
     direct = depth_known == 1 or (
         not form.transposed and both and numbers * t.BYTES <= DIRECT_BYTES
     )
+    # Weights that would push each other out of the second cache go by parts of the depth, so that
+    # all blocks of rows but the first find them there.
+    staying = DIRECT_BYTES if t.VECTOR_BYTES == 64 else DIRECT_BYTES // 2
+    by_parts = direct and both and (known.rows or 0) > FEW_ROWS
+    parts = -(-numbers * t.BYTES // staying) if by_parts else 1
     padded = -(-columns_known // size) * size * depth_known  # whole panels are written
     simple = direct or (both and padded * t.BYTES <= PACKED_BYTES)
     # Where A does not stay in the second cache, a block of it is read for all columns; its rows are
@@ -173,13 +179,19 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
             pack_all(e, w, columns, depth, packed)
         finished = epilogue(e, *extra)
 
-        def finish(made, row, column, mask):
+        def finish(made, row, column, mask, part=0):
             found = places(e, c, made, row, column, mask, columns, finished)
             for to, inside, sums, result in found:
-                e.store(result(sums), to, inside)
+                total = e.builder.fadd(e.load(to, inside), sums) if part else sums
+                e.store(result(total) if part == parts - 1 else total, to, inside)
 
-        operands = Operands(a, depth, 1, b, b_k, depth, wide, ahead=long_rows)
-        products.multiply(e, operands, first, last, columns, finish, rows_of_a_thread)
+        for part in range(parts):
+            low, high = depth_known * part // parts, depth_known * (part + 1) // parts
+            x, y = e.at(a, constant(low)), e.at(b, value(products.times(e, low, b_k)))
+            k = high - low or depth
+            operands = Operands(x, depth, 1, y, b_k, k, wide, ahead=long_rows)
+            ending = partial(finish, part=part)
+            products.multiply(e, operands, first, last, columns, ending, rows_of_a_thread)
 
     def emit_copy(e, a, depth, first, last, k, part, to):
         products.copy_rows(e, e.at(a, k), form.depth or depth, first, last, part, to, LINE)
