@@ -99,8 +99,10 @@ class Order:
     epoch: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.rows >= 1 << 32:  # a row's number and its key are sorted as one of 64 bits
+            raise ValueError(f"X: fewer than 2**32 rows can be shuffled, got {self.rows}")
         self.order = np.empty(2 * self.rows, np.int64)
-        self.keys = np.empty(2 * self.rows, np.uint32)
+        self.keys = np.empty(self.rows, np.uint32)
         self.epoch = np.array([-1], np.int64)
 
 

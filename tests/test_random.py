@@ -12,6 +12,7 @@ from op_cases import each_kernels
 from fastnn.kernels.aot import executor
 from fastnn.kernels.op import OPS
 from fastnn.kernels.ref import random as reference
+from fastnn.runtime import Order
 
 WORD = 2**32 - 1
 
@@ -148,7 +149,7 @@ def test_dropout_masks_differ_by_seed_step_and_stream():
 
 # ------------------------------------------------------------------ shuffling
 
-SIZES = [0, 1, 2, 3, 5, 1000, 1023, 1025, 100003]
+SIZES = [0, 1, 2, 3, 5, 1000, 1023, 1025, 100003, 1000003]
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -165,6 +166,11 @@ def test_shuffled_sorts_by_the_words_of_its_stream(n):
     keys = expected_words(3, reference.SHUFFLE, 4, 0, n)
     want = sorted(range(n), key=lambda i: (keys[i], i))
     assert executor.shuffled(3, 4, n).tolist() == want
+
+
+def test_more_rows_than_can_be_numbered_are_refused():
+    with pytest.raises(ValueError, match=r"fewer than 2\*\*32 rows can be shuffled, got 4294967296"):
+        Order(2**32)
 
 
 def test_rows_with_equal_keys_keep_their_order():

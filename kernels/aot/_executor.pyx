@@ -48,7 +48,7 @@ cdef extern from "team.h" nogil:
 
 cdef extern from "shuffle.h" nogil:
     void shuffle_rows(uint64_t seed, uint32_t epoch, int64_t n, uint32_t* keys, int64_t* order,
-                      uint32_t* keys_scratch, int64_t* order_scratch)
+                      int64_t* scratch)
 
 cdef extern from "stream.h" nogil:
     void stream_copy(char* to, const char* source, int64_t n)
@@ -214,7 +214,7 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
         if job.order != NULL and (s == job.first or step.first == 0):
             if thread == 0 and job.order_epoch[0] != job.epochs + epoch:
                 shuffle_rows(job.seed, <uint32_t>(job.epochs + epoch), job.rows, job.keys,
-                             job.order, job.keys + job.rows, job.order + job.rows)
+                             job.order, job.order + job.rows)
                 job.order_epoch[0] = job.epochs + epoch
             team_barrier(&job.team)
         table = job.tables[step.rows != job.batch] + thread * job.calls
@@ -296,7 +296,7 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
     job.order_epoch = NULL
     job.keys = NULL
     if order is not None:
-        assert order.shape[0] >= 2 * rows and keys.shape[0] >= 2 * rows
+        assert order.shape[0] >= 2 * rows and keys.shape[0] >= rows
         job.order = &order[0]
         job.keys = &keys[0]
         job.order_epoch = &order_epoch[0]
@@ -323,9 +323,9 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
 def shuffled(uint64_t seed, uint32_t epoch, int64_t n):
     """The order of the rows in one epoch, int64 (n,)."""
     cdef int64_t[::1] order = np.empty(2 * n, np.int64)
-    cdef uint32_t[::1] keys = np.empty(2 * n, np.uint32)
+    cdef uint32_t[::1] keys = np.empty(n, np.uint32)
     if n:
-        shuffle_rows(seed, epoch, n, &keys[0], &order[0], &keys[n], &order[n])
+        shuffle_rows(seed, epoch, n, &keys[0], &order[0], &order[n])
     return np.asarray(order)[:n].copy()
 
 

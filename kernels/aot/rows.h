@@ -29,4 +29,9 @@ FASTNN_INLINE void convert_row(int code, const char *source, int64_t stride, rea
 }
 #undef CONVERT
 
+/* The first lines of a row; the processor sees by itself how a longer one goes on. */
+FASTNN_INLINE void prefetch_row(const char *row, int64_t octets) {
+    for (int64_t i = 0; i < octets && i < 256; i += 64) __builtin_prefetch(row + i, 0, 3);
+}
+
 #endif

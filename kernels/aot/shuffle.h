@@ -14,35 +14,43 @@
 
 #define STREAM_SHUFFLE 0xFFFFFFFFu
 #define RADIX_BITS 11
-#define RADIX (1 << RADIX_BITS)
 
+/* `order` and `scratch` have room for n < 2^32 numbers each, `keys` for n. A key and its row number
+ * move as one number. Two passes sort by the keys' upper bits, more of them than tell n numbers
+ * apart; what is left in disorder is a neighbour here and there, which is put in its place. */
 static void shuffle_rows(uint64_t seed, uint32_t epoch, int64_t n, uint32_t *keys, int64_t *order,
-                         uint32_t *keys_scratch, int64_t *order_scratch) {
+                         int64_t *scratch) {
+    int bits = 4;
+    while (bits < RADIX_BITS && (int64_t)1 << 2 * bits < 16 * n) bits++;
+    const int upper = 64 - bits, lower = 64 - 2 * bits;
+    const uint64_t digits = (uint64_t)1 << bits;
+    uint32_t by_lower[1 << RADIX_BITS], by_upper[1 << RADIX_BITS];
+    uint64_t *const rows = (uint64_t *)order, *const other = (uint64_t *)scratch;
+    memset(by_lower, 0, digits * sizeof *by_lower);
+    memset(by_upper, 0, digits * sizeof *by_upper);
     philox_words(seed, STREAM_SHUFFLE, epoch, 0, n, keys);
-    for (int64_t i = 0; i < n; i++) order[i] = i;
-    /* Three passes, least significant digits first; an odd number ends in the scratch. */
-    for (int pass = 0; pass < 3; pass++) {
-        int64_t start[RADIX], sum = 0;
-        memset(start, 0, sizeof start);
-        for (int64_t i = 0; i < n; i++) start[(keys[i] >> (pass * RADIX_BITS)) & (RADIX - 1)]++;
-        for (int d = 0; d < RADIX; d++) {
-            const int64_t count = start[d];
-            start[d] = sum;
-            sum += count;
-        }
-        for (int64_t i = 0; i < n; i++) {
-            const int64_t to = start[(keys[i] >> (pass * RADIX_BITS)) & (RADIX - 1)]++;
-            keys_scratch[to] = keys[i];
-            order_scratch[to] = order[i];
-        }
-        uint32_t *k = keys;
-        int64_t *o = order;
-        keys = keys_scratch;
-        order = order_scratch;
-        keys_scratch = k;
-        order_scratch = o;
+    for (int64_t i = 0; i < n; i++) {
+        rows[i] = (uint64_t)keys[i] << 32 | (uint64_t)i;
+        by_lower[rows[i] >> lower & (digits - 1)]++;
+        by_upper[rows[i] >> upper]++;
     }
-    memcpy(order_scratch, order, (size_t)n * sizeof *order);
+    uint32_t sum_of_lower = 0, sum_of_upper = 0;
+    for (uint64_t d = 0; d < digits; d++) { /* counts become places */
+        const uint32_t lower_ones = by_lower[d], upper_ones = by_upper[d];
+        by_lower[d] = sum_of_lower;
+        by_upper[d] = sum_of_upper;
+        sum_of_lower += lower_ones;
+        sum_of_upper += upper_ones;
+    }
+    for (int64_t i = 0; i < n; i++) other[by_lower[rows[i] >> lower & (digits - 1)]++] = rows[i];
+    for (int64_t i = 0; i < n; i++) rows[by_upper[other[i] >> upper]++] = other[i];
+    for (int64_t i = 1; i < n; i++) {
+        const uint64_t row = rows[i];
+        int64_t place = i;
+        for (; place > 0 && rows[place - 1] > row; place--) rows[place] = rows[place - 1];
+        rows[place] = row;
+    }
+    for (int64_t i = 0; i < n; i++) rows[i] &= 0xFFFFFFFFu;
 }
 
 #endif
