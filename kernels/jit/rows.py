@@ -11,6 +11,27 @@ from .vectors import Emitter, constant, emitted
 
 #: Registers of a row that are written out one by one.
 UNROLLED = 8
+#: How many rows before it is read a row is asked for, and lines of it: shuffled rows lie anywhere,
+#: and the processor by itself looks only a few of them ahead.
+ROWS_AHEAD, LINES, LINE_BYTES = 16, 4, 64
+
+
+def _asked_for(t: Any, columns: int) -> Callable:
+    """``ask(call, r, end)`` for the row that a loop up to ``end`` comes to after row r."""
+
+    def emit(e: Emitter, row: Any) -> None:
+        for line in range(min(-(-columns * t.BYTES // LINE_BYTES), LINES)):
+            e.prefetch(e.at(row, constant(line * LINE_BYTES)))
+
+    lines = emitted(t, emit)
+    at, octets, row_at, sizes = t.at, t.octets, t.row_at, t.sizes
+
+    @t.inline
+    def ask(call, r, end):
+        later = row_at(call, sizes(call)[2] + min(r + ROWS_AHEAD, end - 1))
+        lines((at(octets(call, 0), later * sizes(call)[4]),))
+
+    return ask
 
 
 def _converter(t: Any, view: Callable, size: int) -> Callable:
@@ -64,14 +85,16 @@ def gather(t: Any, columns: int | None = None) -> Callable:
     from_floats = _converter(t, t.as_floats, 4)
     from_doubles = _converter(t, t.as_doubles, 8)
     own_code, known = (1 if t.BYTES == 4 else 2), columns is not None
-    own_bytes, fixed = t.BYTES, _fixed(t, columns or 0)
+    own_bytes, fixed, ask = t.BYTES, _fixed(t, columns or 0), _asked_for(t, columns or 1)
 
     def gather(call, thread, threads):
         """x[r] = scale source[order[r]] + offset, from uint8, float32 or float64"""
         rows, columns, first = sizes(call)[0], sizes(call)[1], sizes(call)[2]
         code, row_stride, stride = sizes(call)[3], sizes(call)[4], sizes(call)[5]
         scale, offset = R(constants(call)[0]), R(constants(call)[1])
-        for r in range(share(rows, 1, thread, threads), share(rows, 1, thread + 1, threads)):
+        end = share(rows, 1, thread + 1, threads)
+        for r in range(share(rows, 1, thread, threads), end):
+            ask(call, r, end)
             source = at(octets(call, 0), row_at(call, first + r) * row_stride)
             x = at(reals(call, 1), r * columns)
             if known and code == own_code and stride == own_bytes:
@@ -91,13 +114,14 @@ def kernels(t: Any) -> dict[str, Callable]:
     as_labels, at, copy, first_position, labels_of, octets, reals, row_at, share = (
         t.as_labels, t.at, t.copy, t.first_position, t.labels, t.octets, t.reals, t.row_at, t.share
     )  # fmt: skip
-    sizes, view_reals = t.sizes, t.view_reals
+    sizes, view_reals, ask = t.sizes, t.view_reals, _asked_for(t, 1)
 
     def gather_labels(call, thread, threads):
         """labels[r] = source[order[r]], both int32"""
         rows, first, row_stride = sizes(call)[0], sizes(call)[2], sizes(call)[4]
-        labels = labels_of(call, 1)
-        for r in range(share(rows, 1, thread, threads), share(rows, 1, thread + 1, threads)):
+        labels, end = labels_of(call, 1), share(rows, 1, thread + 1, threads)
+        for r in range(share(rows, 1, thread, threads), end):
+            ask(call, r, end)
             source = at(octets(call, 0), row_at(call, first + r) * row_stride)
             labels[r] = as_labels(source)[0]
 
