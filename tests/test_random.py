@@ -169,7 +169,9 @@ def test_shuffled_sorts_by_the_words_of_its_stream(n):
 
 
 def test_more_rows_than_can_be_numbered_are_refused():
-    with pytest.raises(ValueError, match=r"fewer than 2\*\*32 rows can be shuffled, got 4294967296"):
+    with pytest.raises(
+        ValueError, match=r"fewer than 2\*\*32 rows can be shuffled, got 4294967296"
+    ):
         Order(2**32)
 
 

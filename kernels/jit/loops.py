@@ -20,7 +20,7 @@ from .. import source
 from ..formula import Formula
 from ..source import Source
 from . import elementary
-from .vectors import constant, emitted, fits, parameters_of, whole_registers
+from .vectors import Emitter, constant, emitted, fits, parameters_of, whole_registers
 
 
 class Scalars(source.Target):
@@ -71,6 +71,9 @@ class Scalars(source.Target):
         node.value = ast.Tuple(typed, ast.Load()) if isinstance(node.value, ast.Tuple) else typed[0]
         return node
 
+
+#: How far ahead memory is asked for, in numbers.
+AHEAD = 512
 
 #: By kind of loop: its arrays, the formula's operands, and where the results go.
 _ARRAYS = {
@@ -153,37 +156,73 @@ def _over_arrays(loop: str, function: Source, parameters: int, dtype: str, reads
     return _define("\n".join(lines), scope, signature)
 
 
+def _each_register(e: Emitter, n: Any, work: Callable[[Any, Any], None]) -> None:
+    """``work(i, mask)`` for the numbers of a register from i on; a whole one's mask is None."""
+
+    def part(mask: Any) -> Any:
+        def body(i: Any, _: Any) -> list[Any]:
+            work(i, mask)
+            return []
+
+        return body
+
+    whole = e.builder.mul(e.builder.sdiv(n, constant(e.lanes)), constant(e.lanes))
+    e.loop(constant(0), whole, e.lanes, [], part(None))
+    e.loop(whole, n, e.lanes, [], part(e.mask(e.builder.sub(n, whole))))
+
+
+def _activation_on_registers(formula: Formula, dtype: str) -> Any:
+    """What lies ahead is asked for: where a number's arithmetic is long, the processor by itself
+    does not look far enough. Nor would LLVM store whole registers without something in between:
+    where a number may be its own result, as with relu, it leaves that one in memory and stores the
+    others by a mask, which on Zen 3 takes ten times as long."""
+    from . import names
+
+    function = source.of(formula, "function")
+
+    def emit(e, y, n, numbers):
+        parameters = parameters_of(e, numbers, len(formula.parameters))
+
+        def work(i: Any, mask: Any) -> None:
+            place = e.at(y, i)
+            x = e.load(place, mask)
+            e.prefetch(e.at(place, constant(AHEAD)), changed=True)
+            (found,) = e.apply(function, x, *parameters)
+            e.store(found, place, mask)
+
+        _each_register(e, n, work)
+
+    _, pointer = _types(dtype)
+    signature = types.void(pointer, types.int64, types.CPointer(types.float64))
+    scope = {"run": emitted(names.of(dtype), emit)}
+    return _define("def loop(y, n, p):\n    run((y, n, p))", scope, signature)
+
+
 def _optimizer_on_registers(formula: Formula, dtype: str) -> Any:
     """Root and quotient share one slow unit, and only what is emitted has another way to the root:
     Adam takes nine tenths of the time."""
     from . import names
 
-    t, function = names.of(dtype), source.of(formula, "function")
+    function = source.of(formula, "function")
     count = 1 + len(formula.parameters) + len(formula.constants)
 
     def emit(e, w, g, n, numbers, *state):
         parameters = parameters_of(e, numbers, count)
-        whole = e.builder.mul(e.builder.sdiv(n, constant(e.lanes)), constant(e.lanes))
 
-        def part(mask: Any) -> Any:
-            def body(i: Any, _: Any) -> list[Any]:
-                places = [e.at(p, i) for p in (w, *state)]
-                weight, *before = (e.load(p, mask) for p in places)
-                gradient = e.load(e.at(g, i), mask)
-                found = e.apply(function, weight, gradient, *before, *parameters)
-                for new, place in zip(found, places, strict=True):
-                    e.store(new, place, mask)
-                return []
+        def work(i: Any, mask: Any) -> None:
+            places = [e.at(p, i) for p in (w, *state)]
+            weight, *before = (e.load(p, mask) for p in places)
+            gradient = e.load(e.at(g, i), mask)
+            found = e.apply(function, weight, gradient, *before, *parameters)
+            for new, place in zip(found, places, strict=True):
+                e.store(new, place, mask)
 
-            return body
-
-        e.loop(constant(0), whole, e.lanes, [], part(None))
-        e.loop(whole, n, e.lanes, [], part(e.mask(e.builder.sub(n, whole))))
+        _each_register(e, n, work)
 
     slots = range(len(formula.state))
     pointers = "".join(f", pointer_at(states, {k})" for k in slots)
     text = f"def loop(w, g, states, n, p):\n    run((w, g, n, p{pointers}))"
-    scope = {"run": emitted(t, emit), "pointer_at": _pointer_at(dtype)}
+    scope = {"run": emitted(names.of(dtype), emit), "pointer_at": _pointer_at(dtype)}
     return _define(text, scope, _optimizer_type(dtype))
 
 
@@ -253,6 +292,8 @@ def loop(formula: Formula, dtype: str) -> Any:
         return _optimizer(formula, dtype)
     if formula.kind == "schedule":
         return _schedule(formula)
+    if formula.kind == "activation" and fits(formula, "function", dtype):
+        return _activation_on_registers(formula, dtype)
     operands = set(_ARRAYS[formula.kind][1].split())
     function = source.of(formula, "function")
     return _over_arrays(formula.kind, function, len(formula.parameters), dtype, operands)
