@@ -88,8 +88,8 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
                           int64_t j1) noexcept nogil:
     """Rows i0 to i1, columns j0 to j1, straight from the matrices.
 
-    A B that would push itself out of the second cache goes by parts of K, so that all blocks of
-    rows but the first find it there; how many depends on the whole product only.
+    A B that would just push itself out of the second cache goes by parts of K, so that all blocks
+    of rows but the first find it there; how many depends on the whole product only.
     """
     cdef TileShape shape
     cdef int64_t block, blocks = blocks_of(i1 - i0, TILE_ROWS), parts = 1
@@ -97,8 +97,9 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
     cdef int width
     cdef const real* a
     cdef const real* b
-    if p.m > TILE_ROWS:
-        parts = max(blocks_of(p.k * p.n * <int64_t>sizeof(real), STAYING_BYTES), parts)
+    cdef int64_t octets = p.k * p.n * <int64_t>sizeof(real)
+    if p.m > TILE_ROWS and STAYING_BYTES < octets <= DIRECT_BYTES:
+        parts = blocks_of(octets, STAYING_BYTES)
     shape.lda = p.lda
     shape.ldb = p.ldb
     shape.ldc = p.ldc
@@ -128,7 +129,7 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
 
 
 cdef void multiply_by_a_column(const Product* p, int64_t i0, int64_t i1) noexcept nogil:
-    """The product with a B of one column, whose tiles would be all but empty: a sum for each row."""
+    """The product with a B of one column, whose tiles would be all but empty: a sum by row."""
     cdef int64_t i
     cdef real bias = 0 if p.bias == NULL else p.bias[0]
     for i in range(i0, i1):

@@ -124,11 +124,11 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
     direct = depth_known == 1 or (
         not form.transposed and both and numbers * t.BYTES <= DIRECT_BYTES
     )
-    # Weights that would push each other out of the second cache go by parts of the depth, so that
-    # all blocks of rows but the first find them there.
+    # Weights that would just push each other out of the second cache go by parts of the depth, so
+    # that all blocks of rows but the first find them there.
     staying = DIRECT_BYTES if t.VECTOR_BYTES == 64 else DIRECT_BYTES // 2
-    by_parts = direct and both and (known.rows or 0) > FEW_ROWS
-    parts = -(-numbers * t.BYTES // staying) if by_parts else 1
+    by_parts = direct and staying < numbers * t.BYTES <= DIRECT_BYTES
+    parts = 2 if by_parts and depth_known > 1 and (known.rows or 0) > FEW_ROWS else 1
     padded = -(-columns_known // size) * size * depth_known  # whole panels are written
     simple = direct or (both and padded * t.BYTES <= PACKED_BYTES)
     # Where A does not stay in the second cache, a block of it is read for all columns; its rows are
