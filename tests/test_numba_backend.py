@@ -75,10 +75,12 @@ def test_kernels_made_for_sizes_compute_the_op(name, dtype):
             check(made, case)
 
 
-#: Sizes at which a product changes its ways: packed panels, several of them, long sums, few units.
+#: Sizes at which a product changes its ways: packed panels, several of them, long sums, few units,
+#: weights that go by parts.
 SIZES = [
     (64, 40, 1), (33, 50, 15), (5, 1100, 64), (37, 70, 129), (70, 130, 1100), (19, 600, 300),
     (20, 30, 23), (5, 2, 12288), (3, 1, 40000), (3, 5000, 2), (600, 20, 300), (6, 1050, 600),
+    (40, 790, 130), (40, 400, 130),
 ]  # fmt: skip
 
 
@@ -91,7 +93,7 @@ def test_products_of_all_shapes(name, sizes, dtype):
     has_mask = any(operand.name == "mask" for operand in OPS[name].inputs)
     masked = [case for case in found if has_mask and "mask" not in case.absent]
     check_sizes(found[0], sizes, kernels)
-    if masked and masked[0] is not found[0] and sizes in SIZES[::3]:
+    if masked and masked[0] is not found[0] and sizes in (*SIZES[::3], SIZES[-1]):
         check_sizes(masked[0], sizes, kernels)
 
 
@@ -125,6 +127,8 @@ for dtype in op_cases.DTYPES:
                     op_cases.check_definition(made, case)
                     op_cases.check_threads(made, case)
                     ran += 1
+    for sizes in t.SIZES[-2:]:
+        t.check_sizes(op_cases.cases(OPS["dense"], kernels)[0], sizes, kernels)
 print(ran)
 """
 

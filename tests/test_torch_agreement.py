@@ -32,6 +32,11 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+def name_of(argument) -> str:
+    """The part of a test's name that stands for an argument: the same in every process."""
+    return "torch" if callable(argument) and not hasattr(argument, "config") else str(argument)
+
+
 def ours(hidden="tanh", output=None, penalty=None, **options):
     model = fnn.Sequential(
         [
@@ -316,7 +321,7 @@ S = fnn.schedules
         (S.WarmUp(0.1, 9),
             lambda o: torch.optim.lr_scheduler.LinearLR(o, 0.1, 1.0, 9)),
     ],
-    ids=str,
+    ids=name_of,
 )  # fmt: skip
 def test_schedules(mine, theirs):
     model = ours(loss="mean_squared_error", optimizer=fnn.optimizers.SGD(mine), dtype="float64")
@@ -608,7 +613,7 @@ def test_activations_in_a_network(name, dtype):
         (fnn.activations.leaky_relu(slope=0.3), lambda z: functional.leaky_relu(z, 0.3)),
         (fnn.activations.elu(alpha=0.5), lambda z: functional.elu(z, 0.5)),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_values_and_derivatives_from_small_to_large(mine, theirs, dtype):
     """Through a layer of identity weights, whose bias gradient is the derivative."""

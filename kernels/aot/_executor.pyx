@@ -296,7 +296,7 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
     job.order_epoch = NULL
     job.keys = NULL
     if order is not None:
-        assert order.shape[0] >= 2 * rows and keys.shape[0] >= rows
+        assert order.shape[0] >= 2 * rows and keys.shape[0] >= rows and rows < 1 << 32
         job.order = &order[0]
         job.keys = &keys[0]
         job.order_epoch = &order_epoch[0]

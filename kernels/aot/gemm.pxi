@@ -9,8 +9,8 @@
 # contiguous memory (and transposed on the way where needed), and so are the rows of A, whose stride
 # would otherwise put all rows of a tile into the same few cache sets.
 #
-# Each element of C is summed over k in order whatever the tile, or by blocks of K that depend on
-# the whole product only, so results depend neither on the number of threads nor on how a matrix is
+# Each element of C is summed over k in order whatever the tile, or by blocks of K, or by lanes, as
+# the whole product has it: results depend neither on the number of threads nor on how a matrix is
 # cut into tiles.
 
 cdef enum:
@@ -140,18 +140,21 @@ cdef void multiply_by_a_column(const Product* p, int64_t i0, int64_t i1) noexcep
 cdef void multiply_by_a_row(const Product* p, int64_t i0, int64_t i1, int64_t j0,
                             int64_t j1) noexcept nogil:
     """The product with a B of one row, which has nothing to sum."""
-    cdef int64_t i, j
+    cdef int64_t i, j, top = i0, bottom
     cdef real x
     cdef real* c
-    for i in range(i0, i1):
-        x = p.a[i if p.a_by_columns else i * p.lda]
-        c = p.c + i * p.ldc
-        for j in range(j0, j1):
-            c[j] = x * p.b[j]
-        if p.bias != NULL:
+    while top < i1:  # by blocks of rows that stay in the first cache
+        bottom = min(top + max(CHUNK // (j1 - j0), <int64_t>1), i1)
+        for i in range(top, bottom):
+            x = p.a[i if p.a_by_columns else i * p.lda]
+            c = p.c + i * p.ldc
             for j in range(j0, j1):
-                c[j] += p.bias[j]
-    finish(p, i0, i1, j0, j1)
+                c[j] = x * p.b[j]
+            if p.bias != NULL:
+                for j in range(j0, j1):
+                    c[j] += p.bias[j]
+        finish(p, top, bottom, j0, j1)
+        top = bottom
 
 
 cdef inline void pack_a(const Product* p, int64_t top, int64_t bottom, int64_t k0, int64_t k,

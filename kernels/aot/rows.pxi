@@ -7,7 +7,7 @@ cdef extern from "rows.h" nogil:
     void prefetch_row(const char* row, int64_t octets)
 
 cdef enum:
-    ROWS_AHEAD = 16  # of the one that is read, when its beginning is asked for
+    ROWS_AHEAD = 16  # how many rows before it is read a row is asked for
 
 
 cdef inline int64_t row_at(const Call* call, int64_t r) noexcept nogil:
@@ -30,7 +30,7 @@ cdef void gather(const Call* call, int thread, int threads) noexcept nogil:
     cdef const char* source = <const char*>call.buffers[0]
     cdef real* x = <real*>call.buffers[1]
     for r in range(share(call.sizes[0], 1, thread, threads), end):
-        prefetch_row(later_row(call, first + r, first + end), call.sizes[4])
+        prefetch_row(later_row(call, first + r, first + end), columns * call.sizes[5])
         convert_row(<int>call.sizes[3], source + row_at(call, first + r) * call.sizes[4],
                     call.sizes[5], x + r * columns, columns,
                     <real>call.constants[0], <real>call.constants[1])
@@ -43,7 +43,7 @@ cdef void gather_labels(const Call* call, int thread, int threads) noexcept nogi
     cdef const char* source = <const char*>call.buffers[0]
     cdef int32_t* labels = <int32_t*>call.buffers[1]
     for r in range(share(call.sizes[0], 1, thread, threads), end):
-        prefetch_row(later_row(call, first + r, first + end), call.sizes[4])
+        prefetch_row(later_row(call, first + r, first + end), sizeof(int32_t))
         labels[r] = (<const int32_t*>(source + row_at(call, first + r) * call.sizes[4]))[0]
 
 

@@ -16,8 +16,9 @@
 #define RADIX_BITS 11
 
 /* `order` and `scratch` have room for n < 2^32 numbers each, `keys` for n. A key and its row number
- * move as one number. Two passes sort by the keys' upper bits, more of them than tell n numbers
- * apart; what is left in disorder is a neighbour here and there, which is put in its place. */
+ * move as one number. Two passes sort by the keys' upper bits: more than tell n numbers apart, up to
+ * 22. What they leave in disorder is a neighbour here and there, of more than 2^22 rows some
+ * n / 2^24 neighbours of each; an insertion sort puts these in their places. */
 static void shuffle_rows(uint64_t seed, uint32_t epoch, int64_t n, uint32_t *keys, int64_t *order,
                          int64_t *scratch) {
     int bits = 4;

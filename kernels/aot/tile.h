@@ -16,8 +16,9 @@
 
 #include "simd.h"
 
-/* Bytes of a matrix that stay in the second cache beside all else: processors with AVX-512 have at
- * least 1 MiB of it, others as little as 256 KiB. */
+/* Bytes of a matrix up to which it is best read again for every block of rows, because most of it
+ * is still in the second cache: of this, processors with AVX-512 mostly have 1 MiB or more, others
+ * 256 to 512 KiB. */
 #if defined(__AVX512F__)
 #define STAYING_BYTES (1 << 19)
 #else

@@ -21,8 +21,8 @@ from .products import Operands, Size, value
 from .update import rule_over
 from .vectors import Emitter, Vector, choose, constant, emitted, parameters_of
 
-#: Bytes of weights up to which they are not packed. They stay in the second cache, of which
-#: processors with AVX-512 have at least 1 MiB and others as little as half of these.
+#: Bytes of weights up to which they are not packed. Half of them are best read in one piece where
+#: the second cache is small: without AVX-512 it mostly has 256 or 512 KiB.
 DIRECT_BYTES = 1 << 19
 #: Bytes of weights that are packed, or transposed, all at once.
 PACKED_BYTES = 1 << 18

@@ -186,7 +186,8 @@ def _activation_on_registers(formula: Formula, dtype: str) -> Any:
         def work(i: Any, mask: Any) -> None:
             place = e.at(y, i)
             x = e.load(place, mask)
-            e.prefetch(e.at(place, constant(AHEAD)), changed=True)
+            ahead = e.least(e.builder.add(i, constant(AHEAD)), e.builder.sub(n, constant(1)))
+            e.prefetch(e.at(y, ahead), changed=True)
             (found,) = e.apply(function, x, *parameters)
             e.store(found, place, mask)
 

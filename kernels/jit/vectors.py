@@ -232,6 +232,7 @@ class Emitter:
         return self.builder.call(function, [to, align, mask, self.zero])
 
     def store(self, value: ir.Value, p: ir.Value, mask: ir.Value | None = None) -> None:
+        """A register to memory, or the first numbers of it: those of ``mask(n)``."""
         to = self.builder.bitcast(p, self.type.as_pointer())
         if mask is None:
             self.builder.store(value, to, align=self.dtype.itemsize)
