@@ -172,10 +172,9 @@ def _each_register(e: Emitter, n: Any, work: Callable[[Any, Any], None]) -> None
 
 
 def _activation_on_registers(formula: Formula, dtype: str) -> Any:
-    """What lies ahead is asked for: where a number's arithmetic is long, the processor by itself
-    does not look far enough. Nor would LLVM store whole registers without something in between:
-    where a number may be its own result, as with relu, it leaves that one in memory and stores the
-    others by a mask, which on Zen 3 takes ten times as long."""
+    """Where a number may be its own result, as with relu, LLVM leaves that one in memory and stores
+    the others by a mask, which on Zen 3 takes seven times as long. It does not while something that
+    it must keep in order, here a request for memory further on, is between load and store."""
     from . import names
 
     function = source.of(formula, "function")
