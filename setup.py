@@ -100,19 +100,21 @@ def extensions() -> list[Extension]:
 sys.path.insert(0, str(AOT))
 import translate  # noqa: E402  (the build's own module, beside the sources it writes)
 
-translate.write()
+if __name__ == "__main__":  # the processes that translate may read this file too
+    translate.write()
 
-setup(
-    ext_modules=cythonize(
-        extensions(),
-        include_path=["kernels/aot"],
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": False,
-            "wraparound": False,
-            "cdivision": True,
-            "initializedcheck": False,
-        },
-    ),
-    cmdclass={"build_ext": Build},
-)
+    setup(
+        ext_modules=cythonize(
+            extensions(),
+            include_path=["kernels/aot"],
+            nthreads=os.cpu_count() or 1,
+            compiler_directives={
+                "language_level": 3,
+                "boundscheck": False,
+                "wraparound": False,
+                "cdivision": True,
+                "initializedcheck": False,
+            },
+        ),
+        cmdclass={"build_ext": Build},
+    )

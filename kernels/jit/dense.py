@@ -26,8 +26,13 @@ from .vectors import Emitter, Vector, choose, constant, emitted, parameters_of
 DIRECT_BYTES = 1 << 19
 #: Bytes of weights that are packed, or transposed, all at once.
 PACKED_BYTES = 1 << 18
-#: Rows of a packed panel, and those of sums from a length on.
-DEPTH, LONG_DEPTH, FAR_DEPTH = 128, 512, 1024
+#: Registers that fill a packed panel, which stays in the first cache: 16 or 32 KiB.
+PANEL = 512
+#: Rows of a panel for sums from a length on.
+LONG_DEPTH, FAR_DEPTH = 512, 1024
+#: Bytes of a row of weights that are packed together: of a line or two, each would come at the
+#: latency of the memory (2048x2048 with AVX2: 0.91 of the time). A whole number of panels.
+GROUP = 256
 #: Columns from which A is copied; a copied row, and how many are copied together.
 FAR_COLUMNS, LINE, ROWS = 512, LONG_DEPTH + 16, 256
 #: Bytes of weights and their state from which they are fetched ahead.
@@ -117,6 +122,7 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
     """``epilogue(e, *extra)`` returns ``finished(sums, place, column, mask)``, the results of one
     register from the sums, their index in C and their first column."""
     size = 4 * t.VLEN if t.VECTOR_BYTES == 64 else 2 * t.VLEN
+    group = size if form.transposed else GROUP // t.BYTES
     rows_of_a_thread = known.of_a_thread(known.rows)
     columns_known, depth_known = form.columns or 0, form.depth or 0
     both = columns_known > 0 and depth_known > 0
@@ -137,31 +143,20 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
     copies = far and (known.rows or ROWS + 1) <= ROWS
     # The rows of A come from far away, and each is worth asking for before it is needed.
     long_rows = depth_known * t.BYTES >= PAGE
-    # A panel of 64 columns stays in the first cache; of a long sum, C would be read too often.
-    together = DEPTH if depth_known < FAR_DEPTH else LONG_DEPTH
+    # A panel stays in the first cache; of a long sum, C would be read too often.
+    together = PANEL * t.VLEN // size if depth_known < FAR_DEPTH else LONG_DEPTH
 
-    def pack(e, w, columns, depth, low, width, k, part, packed):
+    def emit_pack(e, w, columns, depth, low, width, k, part, packed):
+        """Columns low to low + width of rows k to k + part, as panels."""
+        columns, depth = form.columns or columns, form.depth or depth
+        if columns_known and columns_known % group == 0:
+            width = group
         if form.transposed:
             start = e.builder.add(e.builder.mul(low, value(depth)), k)
-            products.transpose(e, e.at(w, start), depth, width, part, packed, size)
+            products.pack_turned(e, e.at(w, start), depth, part, width, packed, size)
         else:
             start = e.builder.add(e.builder.mul(k, value(columns)), low)
             products.pack_rows(e, e.at(w, start), columns, part, width, packed, size)
-
-    def pack_all(e, w, columns, depth, packed):
-        def one(low: ir.Value, width: int) -> None:
-            to = e.at(packed, e.builder.mul(low, constant(depth)))
-            pack(e, w, columns, depth, low, width, constant(0), depth, to)
-
-        def whole(low: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            one(low, size)
-            return []
-
-        stop = columns // size * size
-        if stop:
-            e.loop(constant(0), constant(stop), size, [], whole)
-        if stop < columns:
-            one(constant(stop), columns - stop)
 
     def places(e, c, made, row, column, mask, columns, finished):
         """Where each register of a tile goes, its mask and sums, and what makes results of them."""
@@ -176,7 +171,7 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
         b, b_k, wide = w, columns, 0
         if not direct:
             b, b_k, wide = packed, size, size // e.lanes
-            pack_all(e, w, columns, depth, packed)
+            products.pack_turned(e, w, depth, depth, columns, packed, size)
         finished = epilogue(e, *extra)
 
         def finish(made, row, column, mask, part=0):
@@ -196,9 +191,8 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
     def emit_copy(e, a, depth, first, last, k, part, to):
         products.copy_rows(e, e.at(a, k), form.depth or depth, first, last, part, to, LINE)
 
-    def emit_panel(e, a, w, c, columns, depth, first, last, low, width, k, part, packed, *extra):
+    def emit_panel(e, a, c, columns, depth, first, last, low, width, k, part, packed, *extra):
         columns, depth = form.columns or columns, form.depth or depth
-        pack(e, w, columns, depth, low, width, k, part, packed)
         if columns_known and columns_known % size == 0:
             width = size
         finished = epilogue(e, *extra)
@@ -226,37 +220,45 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
             operands = Operands(e.at(a, k), depth, 1, packed, size, part)
         products.multiply(e, operands, first, last, width, finish, rows_of_a_thread)
 
-    panel, copy, share, at = emitted(t, emit_panel), emitted(t, emit_copy), t.share, t.at
+    pack, panel, copy = emitted(t, emit_pack), emitted(t, emit_panel), emitted(t, emit_copy)
+    share, at = t.share, t.at
+
+    @t.inline
+    def columns_of(rows, w, c, columns, depth, first, last, low, high, k, part, packed, extra):
+        """Columns low to high of rows first to last, of part of the depth."""
+        for start in range(low, high, group):
+            end = min(start + group, high)
+            pack((w, columns, depth, start, end - start, k, part, packed))
+            for j in range(start, end, size):
+                b, width = at(packed, (j - start) * part), min(size, end - j)
+                panel((rows, c, columns, depth, first, last, j, width, k, part, b, *extra))
 
     def panels_of_copies(a, w, c, columns, depth, first, last, low, high, packed, extra):
-        copied = at(packed, LONG_DEPTH * size)
+        copied = at(packed, LONG_DEPTH * group)
         for top in range(first, last, ROWS):  # once, but for batches larger than is usual
             bottom = min(top + ROWS, last)
             for k in range(0, depth, LONG_DEPTH):
                 part = min(LONG_DEPTH, depth - k)
                 copy((a, depth, top, bottom, k, part, copied))
                 rows = at(copied, -top * LINE)
-                for start in range(low, high, size):
-                    width = min(size, high - start)
-                    panel(
-                        (rows, w, c, columns, depth, top, bottom, start, width, k, part, packed,
-                         *extra)
-                    )  # fmt: skip
+                columns_of(
+                    rows, w, c, columns, depth, top, bottom, low, high, k, part, packed, extra
+                )
 
     def panels(a, w, c, columns, depth, first, last, low, high, packed, extra):
-        for start in range(low, high, size):
-            width = min(size, high - start)
+        for start in range(low, high, group):
+            end = min(start + group, high)
             for k in range(0, depth, together):
                 part = min(together, depth - k)
-                panel((a, w, c, columns, depth, first, last, start, width, k, part, packed, *extra))
+                columns_of(a, w, c, columns, depth, first, last, start, end, k, part, packed, extra)
 
     def divided(rows, columns, thread, threads):
         """First and last row, low and high column: columns, where there are enough, for each thread
         packs what it reads."""
-        if columns >= threads * size:
+        if columns >= threads * group:
             low, high = (
-                share(columns, size, thread, threads),
-                share(columns, size, thread + 1, threads),
+                share(columns, group, thread, threads),
+                share(columns, group, thread + 1, threads),
             )
             return 0, rows, low, high
         return share(rows, 4, thread, threads), share(rows, 4, thread + 1, threads), 0, columns
