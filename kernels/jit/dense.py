@@ -223,7 +223,7 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
     pack, panel, copy = emitted(t, emit_pack), emitted(t, emit_panel), emitted(t, emit_copy)
     share, at = t.share, t.at
 
-    @t.inline
+    @t.pasted
     def columns_of(rows, w, c, columns, depth, first, last, low, high, k, part, packed, extra):
         """Columns low to high of rows first to last, of part of the depth."""
         for start in range(low, high, group):
@@ -263,8 +263,8 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
             return 0, rows, low, high
         return share(rows, 4, thread, threads), share(rows, 4, thread + 1, threads), 0, columns
 
-    run = t.inline(panels_of_copies if copies else panels)
-    return _ByWeights(simple, emitted(t, emit_whole), run, t.inline(divided))
+    run = t.pasted(panels_of_copies if copies else panels)
+    return _ByWeights(simple, emitted(t, emit_whole), run, t.pasted(divided))
 
 
 # ------------------------------------------------------------------ forward
@@ -341,7 +341,7 @@ def forward(t: Any, known: Known) -> dict[str, Callable]:
                 run_activation(formula(call, 0), (part, high - low, constants(call)))
         return first, last, low, high
 
-    product = t.inline(product)
+    product = t.pasted(product)
 
     def dense(call, thread, threads):
         """y[B, O] = f(x[B, I] w[I, O] + b[O])"""
@@ -613,7 +613,7 @@ def weight_gradient(t: Any, known: Known) -> dict[str, Callable]:
         t.at, t.given, t.reals, t.scratch, t.share, t.sizes, t.VLEN
     )  # fmt: skip
 
-    @t.inline
+    @t.pasted
     def product(x, dz, dw, rows, inputs, units, first, last, packed):
         for start in range(0, max(rows, 1), PACKED_ROWS):
             a, b, count = at(x, start * inputs), at(dz, start * units), rows - start

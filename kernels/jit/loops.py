@@ -133,8 +133,7 @@ def _define(text: str, scope: dict[str, Any], signature: Any) -> Any:
     head, body = text.split("\n", 1)
     scope = {"whole_registers": whole_registers, **scope}
     exec(f"{head}\n    whole_registers()\n{body}", scope)
-    options = {k: v for k, v in elementary.OPTIONS.items() if k != "forceinline"}
-    return numba.cfunc(signature, **options)(scope["loop"])
+    return numba.cfunc(signature, **elementary.OPTIONS)(scope["loop"])
 
 
 def _over_arrays(loop: str, function: Source, parameters: int, dtype: str, reads: set[str]) -> Any:

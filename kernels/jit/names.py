@@ -24,7 +24,7 @@ from ..aot import executor
 from . import compiled, elementary
 from .vectors import prefer_whole_registers, whole_registers  # noqa: F401
 
-OPTIONS = {k: v for k, v in elementary.OPTIONS.items() if k != "forceinline"}
+OPTIONS = elementary.OPTIONS
 
 #: The type of every kernel: of a call, the number of this thread, and how many there are.
 KERNEL = types.void(types.voidptr, types.int32, types.int32)
@@ -36,6 +36,14 @@ CHUNK = 1024
 DECAY = 15
 
 inline = elementary.jit
+
+
+def pasted(function: Callable) -> Callable:
+    """A function that is a part of its kernel before that is compiled.
+
+    For long ones with one caller: what is ``inline`` is compiled by itself too.
+    """
+    return numba.njit(inline="always", **OPTIONS)(function)
 
 
 def pointer(type_: Any) -> Any:
@@ -287,7 +295,7 @@ def in_place_too(work: Callable) -> Callable:
         f"        work({x}, {y}{rest})\n"
     )
     # Inlined by Numba: a function of its own would be vectorised before its arguments are known.
-    scope = {"address": address, "work": numba.njit(inline="always", **OPTIONS)(work)}
+    scope = {"address": address, "work": pasted(work)}
     exec(text, scope)
     return inline(scope["either"])
 
@@ -374,7 +382,8 @@ def of(dtype: str) -> Any:
 def _rows_of(number: Any) -> dict[str, Any]:
     """Reductions of a row. Sums may be taken in any order, the same for every row of a length."""
     R: Any = numba.np.numpy_support.as_dtype(number).type
-    any_order: Callable = numba.njit(**{**elementary.OPTIONS, "fastmath": {"contract", "reassoc"}})
+    options = {**OPTIONS, **elementary.INLINED, "fastmath": {"contract", "reassoc"}}
+    any_order: Callable = numba.njit(**options)
     local, LANES = _local(number), compiled.vector_bytes() // np.dtype(R).itemsize
 
     @any_order
