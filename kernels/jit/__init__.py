@@ -21,7 +21,7 @@ from ..op import OPS
 OLDEST = (0, 60)
 
 #: Numbers of working memory that a thread needs for the largest kernel.
-SCRATCH = 1 << 19
+SCRATCH = 5 << 17
 
 #: Ops that BLAS can compute.
 BLAS_OPS = ("dense", "dense_dx", "dense_dw")

@@ -37,7 +37,8 @@ GROUP = 256
 FAR_COLUMNS, LINE, ROWS = 512, LONG_DEPTH + 16, 256
 #: Bytes of weights and their state from which they are fetched ahead.
 FAR_BYTES = 3 << 19
-#: Columns of an array of weights that are updated together, where they are packed.
+#: Columns of an array of weights that are updated together, where they are packed; of narrow panels
+#: twice as many.
 TOGETHER = 512
 #: Columns of x that are copied where its rows lie further apart than this many bytes: their numbers
 #: would fall into the same few cache sets.
@@ -519,7 +520,11 @@ def _weight_product(
         return
     wide = products.panel_registers(e)
     size = wide * e.lanes
-    copied = e.at(scratch, TOGETHER * PACKED_ROWS)
+    # A narrow panel stays in the first cache for all rows of a block; of wide ones, a tile's rows
+    # of x do, and the panels pass by from the second.
+    narrow = wide == 2
+    most = 2 * TOGETHER if narrow else TOGETHER
+    copied = e.at(scratch, most * PACKED_ROWS)
 
     def columns_of(low: ir.Value, width: int) -> None:
         products.pack_rows(e, e.at(dz, low), units, rows, width, scratch, size)
@@ -533,18 +538,32 @@ def _weight_product(
             products.pack_rows(e, e.at(x, top), inputs, rows, count, copied, COPIED)
             a = e.at(copied, e.builder.neg(top))
             bottom = e.builder.add(top, count)
-            rows_of(a, COPIED, top, bottom, COPIED, scratch, size, low, width, wide)
+
+            def panels(j: ir.Value, count: int) -> None:
+                b = e.at(scratch, e.builder.mul(j, rows))
+                start = e.builder.add(low, j)
+                rows_of(a, COPIED, top, bottom, COPIED, b, size, start, count, wide)
+
+            def panel(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+                panels(j, size)
+                return []
+
+            alone = width // size * size if narrow else 0
+            if alone:
+                e.loop(constant(0), constant(alone), size, [], panel)
+            if alone < width:
+                panels(constant(alone), width - alone)
             return []
 
         e.loop(first, last, COPIED, [], some)
 
     def together(low: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-        columns_of(low, TOGETHER)
+        columns_of(low, most)
         return []
 
-    whole = units // TOGETHER * TOGETHER
+    whole = units // most * most
     if whole:
-        e.loop(constant(0), constant(whole), TOGETHER, [], together)
+        e.loop(constant(0), constant(whole), most, [], together)
     if whole < units:
         columns_of(constant(whole), units - whole)
 
