@@ -19,7 +19,11 @@ from numba.extending import intrinsic
 OPTIONS: dict[str, Any] = {"fastmath": {"contract"}, "error_model": "numpy"}
 #: Of a function that kernels alone call: what Python or C would call it by is not made, which is a
 #: fifth of the time to compile a kernel.
-INLINED = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+INLINED: dict[str, Any] = {
+    "forceinline": True,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
 
 LARGEST_POWER = 16  # that is written out as multiplications
 

@@ -295,7 +295,7 @@ def in_place_too(work: Callable) -> Callable:
         f"        work({x}, {y}{rest})\n"
     )
     # Inlined by Numba: a function of its own would be vectorised before its arguments are known.
-    scope = {"address": address, "work": pasted(work)}
+    scope: dict[str, Any] = {"address": address, "work": pasted(work)}
     exec(text, scope)
     return inline(scope["either"])
 
