@@ -8,7 +8,7 @@ import numpy as np
 import op_cases
 import pytest
 
-pytest.importorskip("numba")
+numba = pytest.importorskip("numba")
 
 from fastnn.kernels import provider
 from fastnn.kernels.op import OPS
@@ -40,5 +40,9 @@ def test_literals_do_not_change_the_type():
     made = loops.scalar(source.read(formula), "float32", 1)
     (signature,) = made.signatures
     assert str(made.overloads[signature].signature.return_type) == "float32"
-    x = np.float32(0.3)
-    assert made(x) == pytest.approx(formula(0.3), rel=1e-6)
+
+    @numba.njit
+    def kernel(x):  # only compiled code can call it
+        return made(x)
+
+    assert kernel(np.float32(0.3)) == pytest.approx(formula(0.3), rel=1e-6)
