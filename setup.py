@@ -100,14 +100,15 @@ def extensions() -> list[Extension]:
 sys.path.insert(0, str(AOT))
 import translate  # noqa: E402  (the build's own module, beside the sources it writes)
 
-if __name__ == "__main__":  # the processes that translate may read this file too
+if __name__ == "__main__":  # processes that Cython starts may read this file too
     translate.write()
+    modules = extensions()
 
     setup(
         ext_modules=cythonize(
-            extensions(),
+            modules,
             include_path=["kernels/aot"],
-            nthreads=os.cpu_count() or 1,
+            nthreads=min(os.cpu_count() or 1, len(modules)),
             compiler_directives={
                 "language_level": 3,
                 "boundscheck": False,

@@ -8,7 +8,7 @@ import numpy as np
 import op_cases
 import pytest
 
-numba = pytest.importorskip("numba")
+pytest.importorskip("numba")
 
 from fastnn.kernels import provider
 from fastnn.kernels.op import OPS
@@ -31,6 +31,8 @@ def test_formulas_of_numba(kernels, name, check):
 
 def test_literals_do_not_change_the_type():
     """A literal 1.0 would carry a float32 formula over to float64, and give other bits."""
+    import numba
+
     from fastnn.kernels import source
     from fastnn.kernels.jit import loops
 

@@ -26,7 +26,7 @@ from .vectors import Emitter, Vector, choose, constant, emitted, parameters_of
 DIRECT_BYTES = 1 << 19
 #: Bytes of weights that are packed, or transposed, all at once.
 PACKED_BYTES = 1 << 18
-#: Registers that fill a packed panel, which stays in the first cache: 16 or 32 KiB.
+#: Registers that fill a packed panel, which stays in the first cache: at most 32 KiB.
 PANEL = 512
 #: Rows of a panel for sums from a length on.
 LONG_DEPTH, FAR_DEPTH = 512, 1024
@@ -150,9 +150,9 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
     def emit_pack(e, w, columns, depth, low, width, k, part, packed):
         """Columns low to low + width of rows k to k + part, as panels."""
         columns, depth = form.columns or columns, form.depth or depth
-        if columns_known and columns_known % group == 0:
-            width = group
-        if form.transposed:
+        if form.transposed:  # by one panel
+            if columns_known and columns_known % size == 0:
+                width = size
             start = e.builder.add(e.builder.mul(low, value(depth)), k)
             products.pack_turned(e, e.at(w, start), depth, part, width, packed, size)
         else:
@@ -171,6 +171,7 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
         columns, depth = form.columns or columns, form.depth or depth
         b, b_k, wide = w, columns, 0
         if not direct:
+            assert form.transposed, "others are direct up to more bytes"
             b, b_k, wide = packed, size, size // e.lanes
             products.pack_turned(e, w, depth, depth, columns, packed, size)
         finished = epilogue(e, *extra)
@@ -256,10 +257,10 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
     def divided(rows, columns, thread, threads):
         """First and last row, low and high column: columns, where there are enough, for each thread
         packs what it reads."""
-        if columns >= threads * group:
+        if columns >= threads * size:
             low, high = (
-                share(columns, group, thread, threads),
-                share(columns, group, thread + 1, threads),
+                share(columns, size, thread, threads),
+                share(columns, size, thread + 1, threads),
             )
             return 0, rows, low, high
         return share(rows, 4, thread, threads), share(rows, 4, thread + 1, threads), 0, columns
@@ -520,15 +521,16 @@ def _weight_product(
         return
     wide = products.panel_registers(e)
     size = wide * e.lanes
-    # A narrow panel stays in the first cache for all rows of a block; of wide ones, a tile's rows
-    # of x do, and the panels pass by from the second.
-    narrow = wide == 2
+    copies = inputs * e.dtype.itemsize >= PAGE
+    # A narrow panel mostly stays in the first cache for all rows of a block; where panels are wide,
+    # a tile's rows of x do, and the panels pass by from the second.
+    narrow = copies and wide == 2
     most = 2 * TOGETHER if narrow else TOGETHER
     copied = e.at(scratch, most * PACKED_ROWS)
 
     def columns_of(low: ir.Value, width: int) -> None:
         products.pack_rows(e, e.at(dz, low), units, rows, width, scratch, size)
-        if inputs * e.dtype.itemsize < PAGE:
+        if not copies:
             expected = known.of_a_thread(known.inputs)
             rows_of(x, inputs, first, last, expected, scratch, size, low, width, wide)
             return

@@ -41,7 +41,7 @@ inline = elementary.jit
 def pasted(function: Callable) -> Callable:
     """A function that is a part of its kernel before that is compiled.
 
-    For long ones with one caller: what is ``inline`` is compiled by itself too.
+    For long ones with few callers: what is ``inline`` is compiled by itself too.
     """
     return numba.njit(inline="always", **OPTIONS)(function)
 

@@ -350,7 +350,7 @@ def pack_rows(e: Emitter, source: ir.Value, ld: Size, k: Size, width: Size, to: 
 
 def pack_turned(e: Emitter, source: ir.Value, ld: Size, k: Size, width: Size, to: ir.Value,
                 panel: int) -> None:  # fmt: skip
-    """``width`` rows of source, k numbers of each, as the columns of such panels."""
+    """``width`` rows of source, k numbers of each, as the columns of panels as of `pack_rows`."""
 
     def one(j: ir.Value, count: Size) -> None:
         start = e.at(source, e.builder.mul(j, value(ld)))
