@@ -157,7 +157,14 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
             products.pack_turned(e, e.at(w, start), depth, part, width, packed, size)
         else:
             start = e.builder.add(e.builder.mul(k, value(columns)), low)
-            products.pack_rows(e, e.at(w, start), columns, part, width, packed, size)
+            source = e.at(w, start)
+            # A whole group has no masks.
+            is_whole = e.builder.icmp_signed("==", width, constant(group))
+            with e.builder.if_else(is_whole) as (whole, rest):
+                with whole:
+                    products.pack_rows(e, source, columns, part, group, packed, size)
+                with rest:
+                    products.pack_rows(e, source, columns, part, width, packed, size)
 
     def places(e, c, made, row, column, mask, columns, finished):
         """Where each register of a tile goes, its mask and sums, and what makes results of them."""
