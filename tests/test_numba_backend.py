@@ -108,7 +108,7 @@ def check_sizes(like: op_cases.Case, sizes: tuple[int, ...], kernels: op_cases.K
         check(made, case)
 
 
-#: Features to be taken away, and the bytes of a register that are left, where it has any of them.
+#: What is taken from a processor that has any of it, and the bytes of a register that are left.
 NARROWER = {
     level: (without, width)
     for level, without, width in (

@@ -37,8 +37,8 @@ GROUP = 256
 FAR_COLUMNS, LINE, ROWS = 512, LONG_DEPTH + 16, 256
 #: Bytes of weights and their state from which they are fetched ahead.
 FAR_BYTES = 3 << 19
-#: Columns of an array of weights that are updated together, where they are packed; of narrow panels
-#: twice as many.
+#: Columns of an array of weights that are updated together, where they are packed; twice as
+#: many in narrow panels where x is copied.
 TOGETHER = 512
 #: Columns of x that are copied where its rows lie further apart than this many bytes: their numbers
 #: would fall into the same few cache sets.
@@ -154,7 +154,7 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
             if columns_known and columns_known % size == 0:
                 width = size
             start = e.builder.add(e.builder.mul(low, value(depth)), k)
-            products.pack_turned(e, e.at(w, start), depth, part, width, packed, size)
+            products.transpose(e, e.at(w, start), depth, width, part, packed, size)
         else:
             start = e.builder.add(e.builder.mul(k, value(columns)), low)
             source = e.at(w, start)

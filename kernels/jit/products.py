@@ -348,11 +348,11 @@ def pack_rows(e: Emitter, source: ir.Value, ld: Size, k: Size, width: Size, to: 
     e.loop(constant(0), value(k), 1, [], row)
 
 
-def pack_turned(e: Emitter, source: ir.Value, ld: Size, k: Size, width: Size, to: ir.Value,
+def pack_turned(e: Emitter, source: ir.Value, ld: Size, k: Size, width: int, to: ir.Value,
                 panel: int) -> None:  # fmt: skip
     """``width`` rows of source, k numbers of each, as the columns of panels as of `pack_rows`."""
 
-    def one(j: ir.Value, count: Size) -> None:
+    def one(j: ir.Value, count: int) -> None:
         start = e.at(source, e.builder.mul(j, value(ld)))
         transpose(e, start, ld, count, k, e.at(to, e.builder.mul(j, value(k))), panel)
 
@@ -360,13 +360,6 @@ def pack_turned(e: Emitter, source: ir.Value, ld: Size, k: Size, width: Size, to
         one(j, panel)
         return []
 
-    def any_width(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-        one(j, e.least(e.builder.sub(value(width), j), constant(panel)))
-        return []
-
-    if not isinstance(width, int):
-        e.loop(constant(0), width, panel, [], any_width)
-        return
     stop = width // panel * panel
     if stop:
         e.loop(constant(0), constant(stop), panel, [], whole)
