@@ -107,15 +107,12 @@ class _Form:
 class _ByWeights:
     """The product with the weights.
 
-    ``whole((a, w, c, columns, depth, first, last, packed, *extra))`` makes rows first to last in
-    one piece, if ``simple``. Else ``panels(a, w, c, columns, depth, first, last, low, high, packed,
-    extra)`` makes columns low to high of them, and ``divided(rows, columns, thread, threads)`` says
-    which a thread makes.
+    ``made(a, w, c, columns, depth, first, last, low, high, packed, extra)`` makes columns low to
+    high of rows first to last, and ``divided(rows, columns, thread, threads)`` says which a thread
+    makes.
     """
 
-    simple: bool
-    whole: Any
-    panels: Any
+    made: Any
     divided: Any
 
 
@@ -124,20 +121,24 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
     register from the sums, their index in C and their first column."""
     size = 4 * t.VLEN if t.VECTOR_BYTES == 64 else 2 * t.VLEN
     group = size if form.transposed else GROUP // t.BYTES
-    rows_of_a_thread = known.of_a_thread(known.rows)
     columns_known, depth_known = form.columns or 0, form.depth or 0
     both = columns_known > 0 and depth_known > 0
     numbers = columns_known * depth_known
     direct = depth_known == 1 or (
         not form.transposed and both and numbers * t.BYTES <= DIRECT_BYTES
     )
+    padded = -(-columns_known // size) * size * depth_known  # whole panels are written
+    simple = direct or (both and padded * t.BYTES <= PACKED_BYTES)
+    # Each thread reads all of the operand whose side is not divided: let that be the smaller one.
+    by_columns = simple and columns_known >= (known.rows or columns_known + 1)
+    by_columns &= columns_known % (known.threads * size) == 0
+    shares = known.threads if by_columns else 1
+    expected = known.rows if shares > 1 else known.of_a_thread(known.rows)
     # Weights that would just push each other out of the second cache go by parts of the depth, so
     # that all blocks of rows but the first find them there.
     staying = DIRECT_BYTES if t.VECTOR_BYTES == 64 else DIRECT_BYTES // 2
-    by_parts = direct and staying < numbers * t.BYTES <= DIRECT_BYTES
+    by_parts = direct and staying < numbers // shares * t.BYTES <= DIRECT_BYTES
     parts = 2 if by_parts and depth_known > 1 and (known.rows or 0) > FEW_ROWS else 1
-    padded = -(-columns_known // size) * size * depth_known  # whole panels are written
-    simple = direct or (both and padded * t.BYTES <= PACKED_BYTES)
     # Where A does not stay in the second cache, a block of it is read for all columns; its rows are
     # copied, for they lie so far apart that they would fall into few cache sets.
     far = depth_known >= FAR_DEPTH and columns_known > FAR_COLUMNS
@@ -174,28 +175,32 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
             result = partial(finished, place=place, column=first, inside=inside)
             yield e.at(c, place), inside, sums, result
 
-    def emit_whole(e, a, w, c, columns, depth, first, last, packed, *extra):
+    def emit_share(e, a, w, c, columns, depth, first, last, low, packed, *extra):
+        """A share of the columns, from column low on."""
         columns, depth = form.columns or columns, form.depth or depth
-        b, b_k, wide = w, columns, 0
+        width = columns // shares if shares > 1 else columns
+        b, b_k, wide = e.at(w, low), columns, 0
         if not direct:
             assert form.transposed, "others are direct up to more bytes"
             b, b_k, wide = packed, size, size // e.lanes
-            products.pack_turned(e, w, depth, depth, columns, packed, size)
+            start = e.at(w, e.builder.mul(low, value(depth)))
+            products.pack_turned(e, start, depth, depth, width, packed, size)
         finished = epilogue(e, *extra)
 
         def finish(made, row, column, mask, part=0):
+            column = e.builder.add(low, column)
             found = places(e, c, made, row, column, mask, columns, finished)
             for to, inside, sums, result in found:
                 total = e.builder.fadd(e.load(to, inside), sums) if part else sums
                 e.store(result(total) if part == parts - 1 else total, to, inside)
 
         for part in range(parts):
-            low, high = depth_known * part // parts, depth_known * (part + 1) // parts
-            x, y = e.at(a, constant(low)), e.at(b, value(products.times(e, low, b_k)))
-            k = high - low or depth
+            start, end = depth_known * part // parts, depth_known * (part + 1) // parts
+            x, y = e.at(a, constant(start)), e.at(b, value(products.times(e, start, b_k)))
+            k = end - start or depth
             operands = Operands(x, depth, 1, y, b_k, k, wide, ahead=long_rows)
             ending = partial(finish, part=part)
-            products.multiply(e, operands, first, last, columns, ending, rows_of_a_thread)
+            products.multiply(e, operands, first, last, width, ending, expected)
 
     def emit_copy(e, a, depth, first, last, k, part, to):
         products.copy_rows(e, e.at(a, k), form.depth or depth, first, last, part, to, LINE)
@@ -227,10 +232,17 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
             operands = Operands(a, LINE, 1, packed, size, part)
         else:
             operands = Operands(e.at(a, k), depth, 1, packed, size, part)
-        products.multiply(e, operands, first, last, width, finish, rows_of_a_thread)
+        products.multiply(e, operands, first, last, width, finish, expected)
 
-    pack, panel, copy = emitted(t, emit_pack), emitted(t, emit_panel), emitted(t, emit_copy)
+    one_share, pack, panel, copy = map(
+        partial(emitted, t), (emit_share, emit_pack, emit_panel, emit_copy)
+    )
     share, at = t.share, t.at
+
+    def in_shares(a, w, c, columns, depth, first, last, low, high, packed, extra):
+        while low < high:
+            one_share((a, w, c, columns, depth, first, last, low, packed, *extra))
+            low += columns // shares
 
     @t.pasted
     def columns_of(rows, w, c, columns, depth, first, last, low, high, k, part, packed, extra):
@@ -264,16 +276,17 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
     def divided(rows, columns, thread, threads):
         """First and last row, low and high column: columns, where there are enough, for each thread
         packs what it reads."""
-        if columns >= threads * size:
+        unit = columns // shares if simple else size
+        if columns >= threads * unit:
             low, high = (
-                share(columns, size, thread, threads),
-                share(columns, size, thread + 1, threads),
+                share(columns, unit, thread, threads),
+                share(columns, unit, thread + 1, threads),
             )
             return 0, rows, low, high
         return share(rows, 4, thread, threads), share(rows, 4, thread + 1, threads), 0, columns
 
-    run = t.pasted(panels_of_copies if copies else panels)
-    return _ByWeights(simple, emitted(t, emit_whole), run, t.pasted(divided))
+    made = in_shares if simple else panels_of_copies if copies else panels
+    return _ByWeights(t.pasted(made), t.pasted(divided))
 
 
 # ------------------------------------------------------------------ forward
@@ -321,11 +334,11 @@ def forward(t: Any, known: Known) -> dict[str, Callable]:
         e.loop(first, last, 1, [], body)
 
     by = _by_weights(t, known, _Form(known.units, known.inputs, transposed=False), epilogue)
-    simple, whole, panels, divided = by.simple, by.whole, by.panels, by.divided
+    by_weights, divided = by.made, by.divided
     scalar_products = emitted(t, emit_one)
     one_unit = known.units == 1
-    constants, formula, reals, scratch, share, sizes = (
-        t.constants, t.formula, t.reals, t.scratch, t.share, t.sizes
+    constants, formula, reals, scratch, sizes = (
+        t.constants, t.formula, t.reals, t.scratch, t.sizes
     )  # fmt: skip
     at, run_activation = t.at, t.run_activation
 
@@ -334,16 +347,12 @@ def forward(t: Any, known: Known) -> dict[str, Callable]:
     def product(call, mask, y, dropped, thread, threads):
         rows, inputs, units = sizes(call)[0], sizes(call)[1], sizes(call)[2]
         x, w, bias = reals(call, 0), reals(call, 1), reals(call, 2)
-        first, last = share(rows, 4, thread, threads), share(rows, 4, thread + 1, threads)
-        low, high = 0, units
-        extra = (bias, mask, dropped, constants(call))
+        first, last, low, high = divided(rows, units, thread, threads)
         if one_unit:
             scalar_products((x, w, bias, y, first, last, constants(call)))
-        elif simple:
-            whole((x, w, y, units, inputs, first, last, scratch(call), *extra))
         else:
-            first, last, low, high = divided(rows, units, thread, threads)
-            panels(x, w, y, units, inputs, first, last, low, high, scratch(call), extra)
+            extra = (bias, mask, dropped, constants(call))
+            by_weights(x, w, y, units, inputs, first, last, low, high, scratch(call), extra)
         if not inlined and formula(call, 0) != 0:
             for r in range(first, last):
                 part = at(y, r * units + low)
@@ -452,9 +461,9 @@ def input_gradient(t: Any, known: Known) -> dict[str, Callable]:
         return finished
 
     by = _by_weights(t, known, _Form(known.inputs, known.units, transposed=True), epilogue)
-    simple, whole, panels, divided = by.simple, by.whole, by.panels, by.divided
-    constants, formula, given, reals, scratch, share, sizes = (
-        t.constants, t.formula, t.given, t.reals, t.scratch, t.share, t.sizes
+    by_weights, divided = by.made, by.divided
+    constants, formula, given, reals, scratch, sizes = (
+        t.constants, t.formula, t.given, t.reals, t.scratch, t.sizes
     )  # fmt: skip
     at, run_activation_grad = t.at, t.run_activation_grad
     multiply, masked = _multiply(t), known.masks
@@ -465,14 +474,9 @@ def input_gradient(t: Any, known: Known) -> dict[str, Callable]:
         dz, w, y, mask, dx = (
             reals(call, 0), reals(call, 1), reals(call, 2), reals(call, 3), reals(call, 4)
         )  # fmt: skip
-        first, last = share(rows, 4, thread, threads), share(rows, 4, thread + 1, threads)
-        low, high = 0, inputs
+        first, last, low, high = divided(rows, inputs, thread, threads)
         extra = (y, mask, constants(call))
-        if simple:
-            whole((dz, w, dx, inputs, units, first, last, scratch(call), *extra))
-        else:
-            first, last, low, high = divided(rows, inputs, thread, threads)
-            panels(dz, w, dx, inputs, units, first, last, low, high, scratch(call), extra)
+        by_weights(dz, w, dx, inputs, units, first, last, low, high, scratch(call), extra)
         for r in range(first, last):
             place = r * inputs + low
             if not masked and given(call, 3):
