@@ -1,8 +1,8 @@
 """Passes over a matrix by blocks of up to COLUMNS columns, with one number or more for each column.
 
-What belongs to a column lies in local memory, with room for COLUMNS numbers. Loops over COLUMNS
-numbers have no remainder, and keep sums in registers. So where rows are narrow and nothing lies
-between them, several are worked on as one.
+What belongs to a column lies in local memory, with room for COLUMNS numbers, and in registers while
+a strip of a block is gone through. Where rows are narrow and nothing lies between them, several are
+worked on as one.
 """
 
 from __future__ import annotations
@@ -11,46 +11,78 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from llvmlite import ir
+
+from .vectors import Emitter, Vector, constant, emitted
+
 COLUMNS = 64  # of a block
 RUN = 64  # rows summed in the model's type, before they are added in double
+STRIP = 4  # registers side by side: as many sums hide the latency of an addition
+
+
+def _strips(
+    e: Emitter, n: ir.Value, strip: Callable[[ir.Value, int, ir.Value | None], None]
+) -> None:
+    """``strip(first column, registers, mask of the last one)`` for all of n columns."""
+
+    def whole(count: int) -> Callable[[ir.Value, list[ir.Value]], list[ir.Value]]:
+        def body(column: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            strip(column, count, None)
+            return []
+
+        return body
+
+    at = constant(0)
+    for count in (STRIP, 1):
+        size = constant(count * e.lanes)
+        stop = e.builder.mul(e.builder.sdiv(n, size), size)
+        e.loop(at, stop, count * e.lanes, [], whole(count))
+        at = stop
+    with e.builder.if_then(e.builder.icmp_signed("<", at, n)):
+        strip(at, 1, e.mask(e.builder.sub(n, at)))
+
+
+def _registers(
+    e: Emitter, p: ir.Value, column: ir.Value, count: int, mask: ir.Value | None
+) -> list[Vector]:
+    start = e.at(p, column)
+    return [Vector(e, e.load(e.at(start, v * e.lanes), mask)) for v in range(count)]
 
 
 def mapping(t: Any, f: Callable) -> Callable:
     """``mapped(x, y, b, rows, n, ld, u, v, w)``: y = f(x, b, u, v, w) for n <= COLUMNS columns.
 
     ``x``, ``y`` and ``b`` are matrices whose rows are ``ld`` numbers apart, and ``y`` may be ``x``;
-    ``u``, ``v`` and ``w`` belong to the columns.
+    ``u``, ``v`` and ``w`` belong to the columns. ``f`` is of registers.
     """
-    at = t.at
 
-    @t.in_place_too
-    def blocks(x, y, b, rows, ld, u, v, w):
-        for r in range(rows):
-            x_r, y_r, b_r = at(x, r * ld), at(y, r * ld), at(b, r * ld)
-            for i in range(COLUMNS):
-                y_r[i] = f(x_r[i], b_r[i], u[i], v[i], w[i])
+    def emit(e, x, y, b, rows, n, ld, u, v, w):
+        def strip(column, count, mask):
+            of_columns = [_registers(e, p, column, count, mask) for p in (u, v, w)]
 
-    @t.in_place_too
-    def others(x, y, b, rows, n, ld, u, v, w):
-        for r in range(rows):
-            x_r, y_r, b_r = at(x, r * ld), at(y, r * ld), at(b, r * ld)
-            for i in range(n):
-                y_r[i] = f(x_r[i], b_r[i], u[i], v[i], w[i])
+            def row(r, _):
+                start = e.builder.add(e.builder.mul(r, ld), column)
+                of_x, of_b = (_registers(e, p, start, count, mask) for p in (x, b))
+                for i, numbers in enumerate(zip(of_x, of_b, *of_columns, strict=True)):
+                    e.store(f(*numbers).value, e.at(e.at(y, start), i * e.lanes), mask)
+                return []
+
+            e.loop(constant(0), rows, 1, [], row)
+
+        _strips(e, n, strip)
+
+    at, columns_of = t.at, emitted(t, emit)
 
     @t.inline
     def mapped(x, y, b, rows, n, ld, u, v, w):
         together = COLUMNS // n if n == ld else 1
-        wide, most = n * together, rows // together
-        for i in range(n, wide):
+        for i in range(n, n * together):
             u[i], v[i], w[i] = u[i - n], v[i - n], w[i - n]
-        if wide == COLUMNS:
-            blocks(x, y, b, most, ld * together, u, v, w)
-        else:
-            others(x, y, b, most, wide, ld * together, u, v, w)
-        done = most * together
+        columns_of((x, y, b, rows // together, n * together, ld * together, u, v, w))
+        done = rows // together * together
         if done < rows:
             start = done * ld
-            others(at(x, start), at(y, start), at(b, start), rows - done, n, ld, u, v, w)
+            columns_of((at(x, start), at(y, start), at(b, start), rows - done, n, ld, u, v, w))
 
     return mapped
 
@@ -60,22 +92,27 @@ def summing(t: Any, term: Callable) -> Callable:
     for n <= COLUMNS columns.
 
     ``a`` and ``b`` are matrices whose rows are ``ld`` numbers apart; ``u`` belongs to the columns.
+    ``term`` is of registers.
     """
+
+    def emit(e, a, b, u, rows, n, ld, total):
+        def strip(column, count, mask):
+            of_columns = _registers(e, u, column, count, mask)
+
+            def row(r, sums):
+                start = e.builder.add(e.builder.mul(r, ld), column)
+                of_a, of_b = (_registers(e, p, start, count, mask) for p in (a, b))
+                terms = map(term, of_a, of_b, of_columns)
+                return [(Vector(e, s) + x).value for s, x in zip(sums, terms, strict=True)]
+
+            before = [s.value for s in _registers(e, total, column, count, mask)]
+            for i, s in enumerate(e.loop(constant(0), rows, 1, before, row)):
+                e.store(s, e.at(e.at(total, column), i * e.lanes), mask)
+
+        _strips(e, n, strip)
+
     R, VLEN, at, local = t.R, t.VLEN, t.at, t.local
-
-    @t.inline
-    def add_blocks(a, b, u, rows, ld, total):
-        for r in range(rows):
-            a_r, b_r = at(a, r * ld), at(b, r * ld)
-            for i in range(COLUMNS):
-                total[i] += term(a_r[i], b_r[i], u[i])
-
-    @t.inline
-    def add(a, b, u, rows, n, ld, total):
-        for r in range(rows):
-            a_r, b_r = at(a, r * ld), at(b, r * ld)
-            for i in range(n):
-                total[i] += term(a_r[i], b_r[i], u[i])
+    add = emitted(t, emit)
 
     @t.inline
     def sums(a, b, u, rows, n, ld, to):
@@ -84,22 +121,15 @@ def summing(t: Any, term: Callable) -> Callable:
             total[i] = R(0.0)
         # Where threads could divide the columns, rows are not summed together.
         together = COLUMNS // n if n == ld and n <= VLEN else 1
-        wide, done = n * together, 0
-        for i in range(n, wide):
+        for i in range(n, n * together):
             u[i] = u[i - n]
-        if n == COLUMNS:
-            done = rows
-        elif n == ld:
-            # What follows these rows is read too, as far as there are rows, and its sums not used.
-            done = max(rows * n - COLUMNS + wide, 0) // wide * together
-        if done > 0:
-            for i in range(wide, COLUMNS):
-                u[i] = R(0.0)
-            add_blocks(a, b, u, done // together, ld * together, total)
-            for k in range(1, together):
-                for i in range(n):
-                    total[i] += total[k * n + i]
-        add(at(a, done * ld), at(b, done * ld), u, rows - done, n, ld, total)
+        add((a, b, u, rows // together, n * together, ld * together, total))
+        for k in range(1, together):
+            for i in range(n):
+                total[i] += total[k * n + i]
+        done = rows // together * together
+        if done < rows:
+            add((at(a, done * ld), at(b, done * ld), u, rows - done, n, ld, total))
         for i in range(n):
             to[i] = total[i]
 
@@ -130,11 +160,9 @@ def averaging(t: Any, sums: Callable) -> Callable:
 def of(t: Any) -> Any:
     """What several ops do: ``sums`` of a b, ``means`` of it, and ``scale``: y = x u."""
 
-    @t.inline
     def product(a, b, u):
         return a * b
 
-    @t.inline
     def scaled(x, b, u, v, w):
         return x * u
 

@@ -30,11 +30,9 @@ def _affine(t: Any, by_column: Any) -> tuple[Callable, ...]:
         t.R, t.VLEN, t.at, t.copy, t.given, t.local, t.reals, t.share, t.sizes
     )  # fmt: skip
 
-    @t.inline
     def moved(x, b, u, v, w):
         return x * u + v
 
-    @t.inline
     def itself(a, b, u):
         return a
 
@@ -86,19 +84,15 @@ def _over_batches(t: Any, by_column: Any) -> tuple[Callable, ...]:
         t.at, t.constants, t.copy, t.given, t.local, t.reals, t.share, t.sizes
     )  # fmt: skip
 
-    @t.inline
     def difference(a, b, u):
         return a - u
 
-    @t.inline
     def centered(x, b, u, v, w):
         return x - u - v
 
-    @t.inline
     def standardized(x, b, u, v, w):
         return (x - u) * w
 
-    @t.inline
     def adjusted(x, b, u, v, w):
         return (x - u - b * v) * w
 
@@ -261,7 +255,6 @@ def _to_length_one(t: Any, by_column: Any) -> tuple[Callable, ...]:
     )  # fmt: skip
     shortest = R(SHORTEST)
 
-    @t.inline
     def reduced(x, b, u, v, w):
         return (x - b * u) * v
 

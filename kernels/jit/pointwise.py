@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import columns
+from .vectors import choose
 
 COLUMNS = columns.COLUMNS
 
@@ -80,16 +81,14 @@ def kernels(t: Any) -> dict[str, Callable]:
 
 
 def _prelu(t: Any) -> tuple[Callable, ...]:
-    R, VLEN = t.R, t.VLEN
+    VLEN = t.VLEN
     at, copy, local, reals, share, sizes = t.at, t.copy, t.local, t.reals, t.share, t.sizes
 
-    @t.inline
     def sloped(x, b, u, v, w):
-        return x * (R(1.0) if b > R(0.0) else u)
+        return x * choose(b > 0.0, 1.0, u)
 
-    @t.inline
     def unless_positive(a, b, u):
-        return a * (R(0.0) if b > R(0.0) else b)
+        return a * choose(b > 0.0, 0.0, b)
 
     slope_by, sums = columns.mapping(t, sloped), columns.summing(t, unless_positive)
 
