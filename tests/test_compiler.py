@@ -31,7 +31,7 @@ from fastnn.compiler.plan import ALIGNMENT, Plan, lifetimes, plan, tensor_bytes
 from fastnn.kernels.aot import executor
 from fastnn.kernels.formula import FORMULAS
 from fastnn.kernels.op import BATCH, OPS, Op, op
-from fastnn.layers import Activation, Dense, Dropout, Flatten, Rescaling
+from fastnn.layers import Activation, BatchNormalization, Dense, Dropout, Flatten, Rescaling
 from fastnn.losses import LOSSES
 from fastnn.network import Network, chain
 from fastnn.runtime import BACKENDS, NativeRunner, NumpyRunner, State, make_runner
@@ -242,6 +242,43 @@ def test_activations_become_part_of_products(formula):
     assert (dx.attrs["function"] == formula.name) == (reads == {"y"})
     predict = compiled(chain([Dense(4, formula.name)], (FEATURES,)), Purpose("predict"))
     assert names(predict) == ["gather", "dense", "store"]
+
+
+@pytest.mark.parametrize("formula", FORMULAS["activation"].values(), ids=lambda f: f.name)
+def test_activations_become_part_of_batch_normalization(formula):
+    program = _train(Dense(4), BatchNormalization(), Activation(formula.name), Dense(3))
+    normalized = the(program, "standardize_columns")
+    assert not {"affine", "affine_dw"} & set(names(program)), "scale and shift are a part of it too"
+    apart = formula.derivative_reads("x")
+    assert normalized.attrs["function"] == ("identity" if apart else formula.name)
+    assert ("activation" in names(program)) == apart
+    # Without scale and shift, the gradient reads what is standardized, and so it must be kept.
+    plain = _train(
+        Dense(4), BatchNormalization(scale=False, center=False), Activation("relu"), Dense(3)
+    )
+    assert the(plain, "standardize_columns").attrs["function"] == "identity"
+
+
+@pytest.mark.parametrize("backend", [name for name in ENGINES if name != "blas"])
+@pytest.mark.parametrize("function", ["relu", "tanh", "silu"])
+def test_batch_normalization_with_an_activation_trains_as_without(monkeypatch, backend, function):
+    def trained(**options):
+        layers = [
+            Dense(20), BatchNormalization(**options), Activation(function), Dense(9),
+            BatchNormalization(), Activation("elu"), Dense(2),
+        ]  # fmt: skip
+        model = fnn.Sequential([fnn.Input(FEATURES), *layers], seed=3)
+        model.compile("mean_squared_error", "sgd", backend=backend, dtype="float64")
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(90, FEATURES)), rng.normal(size=(90, 2))
+        model.fit(x, y, batch_size=30, epochs=3, verbose=0)
+        return model.parameters
+
+    for options in ({}, {"scale": False}, {"center": False}, {"scale": False, "center": False}):
+        monkeypatch.undo()
+        together = trained(**options)
+        monkeypatch.setattr(importlib.import_module("fastnn.compiler.fuse"), "ENDING", ())
+        np.testing.assert_allclose(together, trained(**options), rtol=1e-10, atol=1e-12)
 
 
 def test_masks_of_dropout_become_part_of_products():

@@ -92,20 +92,26 @@ def fold_rescaling(graph: Graph) -> Graph:
     return graph
 
 
+#: Ops that apply a function to their first output.
+ENDING = ("dense", "standardize_columns")
+
+
 def fuse_activation(graph: Graph) -> Graph:
-    """dense, then activation: the function is applied to each block while it is in the cache.
+    """What ends with a function, then an activation: the function is applied to each block while it
+    is in the cache.
 
     Where the derivative reads the activation's input, that input has a second consumer, and the
     two ops stay apart.
     """
-    for dense in graph.nodes:
-        if dense.op.name != "dense" or dense.attrs["function"] != "identity":
+    for first in graph.nodes:
+        if first.op.name not in ENDING or first.attrs["function"] != "identity":
             continue
-        activation = _only_consumer(graph, dense.outputs[0])
+        activation = _only_consumer(graph, first.outputs[0])
         if activation is None or activation.op.name != "activation":
             continue
-        fused = replace(dense, outputs=activation.outputs, attrs=activation.attrs)
-        return fuse_activation(_without(graph, dense, fused, activation))
+        outputs, attrs = (*activation.outputs, *first.outputs[1:]), first.attrs | activation.attrs
+        fused = replace(first, outputs=outputs, attrs=attrs)
+        return fuse_activation(_without(graph, first, fused, activation))
     return graph
 
 

@@ -29,11 +29,15 @@ class _Scaled(Layer):
             found.append(Weight("beta", size, initializers.Zeros()))
         return found
 
-    def rescale(self, graph: Graph, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
-        """Emit gamma x + beta."""
+    def factors(self, weights: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """gamma and beta, or None for what is not there."""
         rest = list(weights)
         gamma = rest.pop(0) if self.scale else None
-        beta = rest.pop(0) if self.center else None
+        return gamma, rest.pop(0) if self.center else None
+
+    def rescale(self, graph: Graph, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """Emit gamma x + beta."""
+        gamma, beta = self.factors(weights)
         return x if gamma is beta is None else graph.emit("affine", x, gamma, beta)[0]
 
     def __repr__(self) -> str:
@@ -114,16 +118,22 @@ class BatchNormalization(_Scaled):
         if not training:
             (y,) = graph.emit("standardize", x, *running, epsilon=self.epsilon)
             return self.rescale(graph, y, own)
-        y, mean, variance = graph.emit("standardize_columns", x, epsilon=self.epsilon)
+        factors = (None, None) if self.renorm else self.factors(own)
+        changes = any(t is not None for t in factors)
+        y, mean, variance, _ = graph.emit(
+            "standardize_columns", x, *factors, outputs=(True, True, True, changes),
+            epsilon=self.epsilon, function="identity", parameters=(),
+        )  # fmt: skip
         if self.renorm:
-            factors = graph.emit(
+            corrections = graph.emit(
                 "renormalization", mean, variance, *running, epsilon=self.epsilon,
                 most_scale=self.most_scale, most_shift=self.most_shift,
             )  # fmt: skip
-            (y,) = graph.emit("affine", y, *factors)
+            (y,) = graph.emit("affine", y, *corrections)
+            y = self.rescale(graph, y, own)
         with graph.during("update"):
             graph.emit("running_statistics", mean, variance, *running, momentum=self.momentum)
-        return self.rescale(graph, y, own)
+        return y
 
 
 class LayerNormalization(_Scaled):

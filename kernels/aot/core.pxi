@@ -48,8 +48,13 @@ cdef extern from "columns.h" nogil:
                             real* sums)
     void column_products(const real* a, const real* b, int64_t rows, int64_t n, int64_t ld,
                          real* sums)
+    void column_sums_and_products(const real* a, const real* b, int64_t rows, int64_t n, int64_t ld,
+                                  real* sums, real* products)
     void center_columns(const real* x, const real* first, const real* middle, int64_t rows,
-                        int64_t n, int64_t ld, real* y)
+                        int64_t n, int64_t ld, real* y, real* squares)
+    void standardize_block(const real* x, const real* inverse, const real* scale,
+                           const real* shift, int64_t rows, int64_t n, int64_t ld, real* y,
+                           real* standard)
     void scale_columns(const real* x, const real* scale, const real* shift, int64_t rows,
                        int64_t n, int64_t ld, real* y)
     void adjust_columns(const real* dy, const real* y, const real* middle, const real* slope,

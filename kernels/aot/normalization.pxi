@@ -53,7 +53,13 @@ cdef void affine_dw(const Call* call, int thread, int threads) noexcept nogil:
         j += n
 
 
-cdef inline void to_means(double* sums, real* means, int64_t n, int64_t rows) noexcept nogil:
+cdef inline void add_run(double* sums, const real* run, int64_t n) noexcept nogil:
+    cdef int64_t i
+    for i in range(n):
+        sums[i] += <double>run[i]
+
+
+cdef inline void to_means(const double* sums, real* means, int64_t n, int64_t rows) noexcept nogil:
     cdef int64_t i
     for i in range(n):
         means[i] = <real>(sums[i] / <double>max(rows, 1))
@@ -64,86 +70,119 @@ cdef void differences(const real* x, int64_t rows, int64_t ld, int64_t n, const 
     """means[i] = mean over the rows of x - first, for n <= COLUMNS columns"""
     cdef double sums[COLUMNS]
     cdef real run[COLUMNS]
-    cdef int64_t start = 0, i
+    cdef int64_t start = 0
     memset(sums, 0, sizeof(sums))
     while start < rows:
         column_differences(x + start * ld, first, min(rows - start, <int64_t>RUN), n, ld, run)
-        for i in range(n):
-            sums[i] += <double>run[i]
+        add_run(sums, run, n)
         start += RUN
     to_means(sums, means, n, rows)
 
 
-cdef void products(const real* x, const real* y, int64_t rows, int64_t ld, int64_t n,
-                   real* means) noexcept nogil:
-    """means[i] = mean over the rows of x y, for n <= COLUMNS columns"""
+cdef void centered(const real* x, const real* first, const real* middle, int64_t rows, int64_t ld,
+                   int64_t n, real* y, real* variance) noexcept nogil:
+    """y = x - first - middle, variance[i] = mean over the rows of y^2, for n <= COLUMNS columns"""
     cdef double sums[COLUMNS]
     cdef real run[COLUMNS]
-    cdef int64_t start = 0, i
+    cdef int64_t start = 0
     memset(sums, 0, sizeof(sums))
     while start < rows:
-        column_products(x + start * ld, y + start * ld, min(rows - start, <int64_t>RUN), n, ld,
-                        run)
-        for i in range(n):
-            sums[i] += <double>run[i]
+        center_columns(x + start * ld, first, middle, min(rows - start, <int64_t>RUN), n, ld,
+                       y + start * ld, run)
+        add_run(sums, run, n)
         start += RUN
-    to_means(sums, means, n, rows)
+    to_means(sums, variance, n, rows)
 
 
 cdef void standardize_columns(const Call* call, int thread, int threads) noexcept nogil:
-    """y = (x - mean) / sqrt(variance + epsilon), with the mean and variance of each column
+    """y = f(scale standard + shift), standard = (x - mean) / sqrt(variance + epsilon), with the
+    mean and variance of each column
 
-    Sums are of differences to the first row, and the mean itself is never rounded on the way to y:
-    a large mean costs no digits of the variance.
+    Sums are of differences to the first row, and the mean itself is never rounded on the way to
+    the result: a large mean costs no digits of the variance.
     """
-    cdef int64_t rows = call.sizes[0], ld = call.sizes[1], i, n
+    cdef int64_t rows = call.sizes[0], ld = call.sizes[1], i, n, r
     cdef int64_t j = share(ld, VLEN, thread, threads), stop = share(ld, VLEN, thread + 1, threads)
     cdef const real* x
     cdef real* y
+    cdef real* standard
     cdef real* variance
     cdef real epsilon = <real>call.constants[0]
+    cdef activation_loop forward = <activation_loop>call.formulas[0]
     cdef real first[COLUMNS]
     cdef real middle[COLUMNS]
+    cdef real inverse[COLUMNS]
+    cdef real scale[COLUMNS]
+    cdef real shift[COLUMNS]
     while j < stop:
         n = min(stop - j, <int64_t>COLUMNS)
         x = <const real*>call.buffers[0] + j
-        y = <real*>call.buffers[1] + j
-        variance = <real*>call.buffers[3] + j
+        y = <real*>call.buffers[3] + j
+        variance = <real*>call.buffers[5] + j
+        standard = y if call.buffers[6] == NULL else <real*>call.buffers[6] + j
         for i in range(n):
             first[i] = x[i] if rows else <real>0
         differences(x, rows, ld, n, first, middle)
-        center_columns(x, first, middle, rows, n, ld, y)
-        products(y, y, rows, ld, n, variance)
+        centered(x, first, middle, rows, ld, n, standard, variance)
         for i in range(n):
-            (<real*>call.buffers[2])[j + i] = first[i] + middle[i]
-            middle[i] = 1 / r_sqrt(variance[i] + epsilon)
-        scale_columns(y, middle, NULL, rows, n, ld, y)
+            (<real*>call.buffers[4])[j + i] = first[i] + middle[i]
+            inverse[i] = 1 / r_sqrt(variance[i] + epsilon)
+            scale[i] = 1 if call.buffers[1] == NULL else (<const real*>call.buffers[1])[j + i]
+            shift[i] = 0 if call.buffers[2] == NULL else (<const real*>call.buffers[2])[j + i]
+        if standard != y:
+            standardize_block(standard, inverse, scale, shift, rows, n, ld, y, standard)
+        else:
+            for i in range(n):
+                inverse[i] *= scale[i]
+            scale_columns(y, inverse, shift, rows, n, ld, y)
+        if forward != NULL and ld <= VLEN:  # which is never divided
+            forward(y, rows * ld, &call.constants[1])
+        elif forward != NULL:
+            for r in range(rows):
+                forward(y + r * ld, n, &call.constants[1])
         j += n
 
 
 cdef void standardize_columns_grad(const Call* call, int thread, int threads) noexcept nogil:
-    """dx = (dy - mean of dy - y mean of dy y) / sqrt(variance + epsilon), by columns"""
-    cdef int64_t rows = call.sizes[0], ld = call.sizes[1], i, n
+    """dx = scale (dy - mean of dy - s mean of dy s) / sqrt(variance + epsilon), by columns, dscale
+    = sum over the rows of dy s, dshift = sum of dy, with s for ``standard``"""
+    cdef int64_t rows = call.sizes[0], ld = call.sizes[1], i, n, start
     cdef int64_t j = share(ld, VLEN, thread, threads), stop = share(ld, VLEN, thread + 1, threads)
     cdef const real* dy
-    cdef const real* y
-    cdef real* dx
+    cdef const real* standard
     cdef real epsilon = <real>call.constants[0]
-    cdef real zero[COLUMNS]
+    cdef double sums[COLUMNS]
+    cdef double products[COLUMNS]
+    cdef real run[COLUMNS]
+    cdef real run_of_products[COLUMNS]
     cdef real middle[COLUMNS]
     cdef real slope[COLUMNS]
     cdef real inverse[COLUMNS]
-    memset(zero, 0, sizeof(zero))
     while j < stop:
         n = min(stop - j, <int64_t>COLUMNS)
         dy = <const real*>call.buffers[0] + j
-        y = <const real*>call.buffers[1] + j
-        dx = <real*>call.buffers[3] + j
-        differences(dy, rows, ld, n, zero, middle)
-        products(dy, y, rows, ld, n, slope)
+        standard = <const real*>call.buffers[1] + j
+        memset(sums, 0, sizeof(sums))
+        memset(products, 0, sizeof(products))
+        start = 0
+        while start < rows:
+            column_sums_and_products(dy + start * ld, standard + start * ld,
+                                     min(rows - start, <int64_t>RUN), n, ld, run, run_of_products)
+            add_run(sums, run, n)
+            add_run(products, run_of_products, n)
+            start += RUN
+        to_means(sums, middle, n, rows)
+        to_means(products, slope, n, rows)
         for i in range(n):
             inverse[i] = 1 / r_sqrt((<const real*>call.buffers[2])[j + i] + epsilon)
-        adjust_columns(dy, y, middle, slope, inverse, rows, n, ld, dx)
+            if call.buffers[3] != NULL:
+                inverse[i] *= (<const real*>call.buffers[3])[j + i]
+            if call.buffers[5] != NULL:
+                (<real*>call.buffers[5])[j + i] = <real>products[i]
+            if call.buffers[6] != NULL:
+                (<real*>call.buffers[6])[j + i] = <real>sums[i]
+        adjust_columns(dy, standard, middle, slope, inverse, rows, n, ld,
+                       <real*>call.buffers[4] + j)
         j += n
 
 

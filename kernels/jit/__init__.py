@@ -204,6 +204,8 @@ def special_kernel(
     require("the backend 'numba'")
     if name.startswith("dense"):
         return _dense(name, dtype, dims, attrs, "mask" in given, threads)
+    if name == "standardize_columns":
+        return _standardize(dtype, attrs["function"])
     if name == "softmax_cross_entropy" and "labels" in given:
         return _few_classes(dtype, dims["C"], "weights" in given, "dz" in given)
     if name == "gather":
@@ -232,6 +234,20 @@ def _few_classes(dtype: str, classes: int, weighted: bool, gradient: bool) -> in
         return _compiled(few_classes.cross_entropy(names.of(dtype), classes, weighted, gradient))
 
     return _address(f"{dtype} cross-entropy of {classes} {weighted} {gradient}", compile)
+
+
+def _standardize(dtype: str, function: str) -> int | None:
+    if function == "identity":
+        return None
+    formula = FORMULAS["activation"][function]
+
+    def compile() -> Any:
+        from . import batches, names, vectors
+
+        inside = formula if vectors.fits(formula, "function", dtype) else None
+        return _compiled(batches.forward(names.of(dtype), inside))
+
+    return _address(f"{dtype} standardize_columns {_name(formula)}", compile)
 
 
 def _usual_rows(name: str, rows: int) -> int:

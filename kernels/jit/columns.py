@@ -8,12 +8,11 @@ worked on as one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 from llvmlite import ir
 
-from .vectors import Emitter, Vector, constant, emitted
+from .vectors import Emitter, Vector, constant, emitted, parameters_of
 
 COLUMNS = 64  # of a block
 RUN = 64  # rows summed in the model's type, before they are added in double
@@ -49,122 +48,153 @@ def _registers(
     return [Vector(e, e.load(e.at(start, v * e.lanes), mask)) for v in range(count)]
 
 
-def mapping(t: Any, f: Callable) -> Callable:
-    """``mapped(x, y, b, rows, n, ld, u, v, w)``: y = f(x, b, u, v, w) for n <= COLUMNS columns.
+def passing(t: Any, f: Callable, writes: int = 1, sums: int = 0, parameters: int = 0) -> Any:
+    """One pass over the rows of n columns, as a function of a tuple: ``(a, b, y, z, rows, n, ld, u,
+    v, w, total, second, numbers)``.
 
-    ``x``, ``y`` and ``b`` are matrices whose rows are ``ld`` numbers apart, and ``y`` may be ``x``;
-    ``u``, ``v`` and ``w`` belong to the columns. ``f`` is of registers.
+    ``f(a, b, u, v, w, *parameters)``, of registers, gives what is written to y, and to z if there
+    are two ``writes``, then what is added to the columns' ``total``, and to ``second``. Rows of
+    matrices are ``ld`` numbers apart; matrices may be the same, and y is written last. ``u``, ``v``
+    and ``w`` belong to the columns; the parameters are the first ``numbers``.
     """
 
-    def emit(e, x, y, b, rows, n, ld, u, v, w):
+    def emit(e, a, b, y, z, rows, n, ld, u, v, w, total, second, numbers):
+        given = [Vector(e, x) for x in parameters_of(e, numbers, parameters)]
+        totals = (total, second)[:sums]
+
         def strip(column, count, mask):
             of_columns = [_registers(e, p, column, count, mask) for p in (u, v, w)]
 
-            def row(r, _):
+            def row(r, carried):
                 start = e.builder.add(e.builder.mul(r, ld), column)
-                of_x, of_b = (_registers(e, p, start, count, mask) for p in (x, b))
-                for i, numbers in enumerate(zip(of_x, of_b, *of_columns, strict=True)):
-                    e.store(f(*numbers).value, e.at(e.at(y, start), i * e.lanes), mask)
-                return []
+                of_rows = [_registers(e, p, start, count, mask) for p in (a, b)]
+                added = []
+                for i, numbers in enumerate(zip(*of_rows, *of_columns, strict=True)):
+                    found = f(*numbers, *given)
+                    made = found if isinstance(found, tuple) else (found,)
+                    for x, to in reversed(list(zip(made[:writes], (y, z), strict=False))):
+                        e.store(x.value, e.at(e.at(to, start), i * e.lanes), mask)
+                    added += made[writes:]
+                return [(Vector(e, s) + x).value for s, x in zip(carried, added, strict=True)]
 
-            e.loop(constant(0), rows, 1, [], row)
+            before = [_registers(e, p, column, count, mask) for p in totals]
+            in_order = [p[i].value for i in range(count) for p in before]
+            after = e.loop(constant(0), rows, 1, in_order, row)
+            for k, x in enumerate(after):
+                to = e.at(totals[k % sums], column)
+                e.store(x, e.at(to, k // sums * e.lanes), mask)
 
         _strips(e, n, strip)
 
-    at, columns_of = t.at, emitted(t, emit)
+    return emitted(t, emit)
 
-    @t.inline
-    def mapped(x, y, b, rows, n, ld, u, v, w):
-        together = COLUMNS // n if n == ld else 1
+
+def mapping(t: Any, f: Callable, writes: int = 1, parameters: int = 0) -> Callable:
+    """``mapped(x, y, b, rows, n, ld, u, v, w, numbers)``: y = f(x, b, u, v, w, *parameters) for
+    n <= COLUMNS columns; of two writes the second goes to b."""
+    at, columns_of = t.at, passing(t, f, writes, 0, parameters)
+
+    @t.pasted
+    def mapped(x, y, b, rows, n, ld, u, v, w, numbers):
+        together, start = COLUMNS // n if n == ld else 1, 0
         for i in range(n, n * together):
             u[i], v[i], w[i] = u[i - n], v[i - n], w[i - n]
-        columns_of((x, y, b, rows // together, n * together, ld * together, u, v, w))
-        done = rows // together * together
-        if done < rows:
-            start = done * ld
-            columns_of((at(x, start), at(y, start), at(b, start), rows - done, n, ld, u, v, w))
+        while start < rows:  # as many rows as lie together, then one by one
+            most, place = (rows - start) // together, start * ld
+            x_here, y_here, b_here = at(x, place), at(y, place), at(b, place)
+            columns_of(
+                (x_here, b_here, y_here, b_here, most, n * together, ld * together, u, v, w, u, u,
+                 numbers)
+            )  # fmt: skip
+            start += most * together
+            together = 1
 
     return mapped
 
 
-def summing(t: Any, term: Callable) -> Callable:
-    """``sums(a, b, u, rows, n, ld, to)``: to[i] = sum over the rows of ``term(a, b, u)``, in order,
-    for n <= COLUMNS columns.
+def _adding(t: Any, f: Callable, writes: int = 0, sums: int = 1) -> Callable:
+    """``added(a, b, u, v, rows, n, ld, to, second)``: to[i] = sum over the rows of f(a, b, u, v),
+    in order, for n <= COLUMNS columns.
 
-    ``a`` and ``b`` are matrices whose rows are ``ld`` numbers apart; ``u`` belongs to the columns.
-    ``term`` is of registers.
+    f may give a second term, and before them what is written to b.
     """
+    R, VLEN, at, local, local_doubles = t.R, t.VLEN, t.at, t.local, t.local_doubles
+    columns_of = passing(t, lambda a, b, u, v, w: f(a, b, u, v), writes, sums)
 
-    def emit(e, a, b, u, rows, n, ld, total):
-        def strip(column, count, mask):
-            of_columns = _registers(e, u, column, count, mask)
-
-            def row(r, sums):
-                start = e.builder.add(e.builder.mul(r, ld), column)
-                of_a, of_b = (_registers(e, p, start, count, mask) for p in (a, b))
-                terms = map(term, of_a, of_b, of_columns)
-                return [(Vector(e, s) + x).value for s, x in zip(sums, terms, strict=True)]
-
-            before = [s.value for s in _registers(e, total, column, count, mask)]
-            for i, s in enumerate(e.loop(constant(0), rows, 1, before, row)):
-                e.store(s, e.at(e.at(total, column), i * e.lanes), mask)
-
-        _strips(e, n, strip)
-
-    R, VLEN, at, local = t.R, t.VLEN, t.at, t.local
-    add = emitted(t, emit)
-
-    @t.inline
-    def sums(a, b, u, rows, n, ld, to):
-        total = local(COLUMNS)
+    @t.pasted
+    def added(a, b, u, v, rows, n, ld, to, second):
+        total, other, none = local(COLUMNS), local(COLUMNS), local_doubles(1)
         for i in range(COLUMNS):
-            total[i] = R(0.0)
+            total[i], other[i] = R(0.0), R(0.0)
         # Where threads could divide the columns, rows are not summed together.
-        together = COLUMNS // n if n == ld and n <= VLEN else 1
+        together, start = COLUMNS // n if n == ld and n <= VLEN else 1, 0
         for i in range(n, n * together):
-            u[i] = u[i - n]
-        add((a, b, u, rows // together, n * together, ld * together, total))
-        for k in range(1, together):
-            for i in range(n):
-                total[i] += total[k * n + i]
-        done = rows // together * together
-        if done < rows:
-            add((at(a, done * ld), at(b, done * ld), u, rows - done, n, ld, total))
+            u[i], v[i] = u[i - n], v[i - n]
+        while start < rows:
+            most, wide, place = (rows - start) // together, n * together, start * ld
+            a_here, b_here = at(a, place), at(b, place)
+            columns_of(
+                (a_here, b_here, b_here, b_here, most, wide, ld * together, u, v, u, total, other,
+                 none)
+            )  # fmt: skip
+            for i in range(n, wide):
+                total[i % n] += total[i]
+                other[i % n] += other[i]
+            start += most * together
+            together = 1
         for i in range(n):
             to[i] = total[i]
+            if sums == 2:
+                second[i] = other[i]
+
+    return added
+
+
+def summing(t: Any, term: Callable) -> Callable:
+    """``sums(a, b, rows, n, ld, to)``: to[i] = sum over the rows of ``term(a, b)``, in order, for
+    n <= COLUMNS columns.
+
+    ``a`` and ``b`` are matrices whose rows are ``ld`` numbers apart.
+    """
+    added, local = _adding(t, lambda a, b, u, v: term(a, b)), t.local
+
+    @t.pasted
+    def sums(a, b, rows, n, ld, to):
+        none = local(COLUMNS)
+        added(a, b, none, none, rows, n, ld, to, to)
 
     return sums
 
 
-def averaging(t: Any, sums: Callable) -> Callable:
-    """``means(a, b, u, rows, n, ld, to)``: the sums divided by the number of rows."""
-    R, at, local, local_doubles = t.R, t.at, t.local, t.local_doubles
+def in_runs(t: Any, f: Callable, writes: int = 0, sums: int = 1) -> Callable:
+    """``totals(a, b, u, v, rows, n, ld, total, other)``: sums of f(a, b, u, v) over the rows, of
+    RUN rows in the model's type and of all of them in double.
 
-    @t.inline
-    def means(a, b, u, rows, n, ld, to):
-        total, run = local_doubles(COLUMNS), local(COLUMNS)
+    Of two sums the second goes to ``other``; what f gives before them is written to b.
+    """
+    added, at, local = _adding(t, f, writes, sums), t.at, t.local
+
+    @t.pasted
+    def totals(a, b, u, v, rows, n, ld, total, other):
+        run, second = local(COLUMNS), local(COLUMNS)
         for i in range(n):
-            total[i] = 0.0
+            total[i], other[i] = 0.0, 0.0
         start = 0
         while start < rows:
-            sums(at(a, start * ld), at(b, start * ld), u, min(rows - start, RUN), n, ld, run)
+            count, place = min(rows - start, RUN), start * ld
+            added(at(a, place), at(b, place), u, v, count, n, ld, run, second)
             for i in range(n):
                 total[i] += float(run[i])
+                if sums == 2:
+                    other[i] += float(second[i])
             start += RUN
-        for i in range(n):
-            to[i] = R(total[i] / float(max(rows, 1)))
 
-    return means
+    return totals
 
 
-def of(t: Any) -> Any:
-    """What several ops do: ``sums`` of a b, ``means`` of it, and ``scale``: y = x u."""
+def product(a: Vector, b: Vector) -> Vector:
+    return a * b
 
-    def product(a, b, u):
-        return a * b
 
-    def scaled(x, b, u, v, w):
-        return x * u
-
-    sums = summing(t, product)
-    return SimpleNamespace(sums=sums, means=averaging(t, sums), scale=mapping(t, scaled))
+def scaled(x: Vector, b: Vector, u: Vector, v: Vector, w: Vector) -> Vector:
+    return x * u

@@ -1,7 +1,7 @@
-"""Normalization.
+"""Normalization but for that over a batch, which ``batches`` has.
 
-What sums over the rows of a batch goes by blocks of columns, which threads divide; what sums over
-the numbers of a row goes by rows.
+What sums over rows goes by blocks of columns, which threads divide; what sums over the numbers of a
+row goes by rows.
 """
 
 from __future__ import annotations
@@ -17,28 +17,25 @@ SHORTEST = 1e-12  # vectors below this length are divided by it
 
 def kernels(t: Any) -> dict[str, Callable]:
     """Name -> kernel, of the number type that the names ``t`` are of."""
-    by_column = columns.of(t)
-    found = [
-        *_affine(t, by_column), *_over_batches(t, by_column), *_statistics(t), *_over_rows(t),
-        *_to_length_one(t, by_column),
-    ]  # fmt: skip
-    return {f.__name__: f for f in found}
+    makers = (_affine, _statistics, _over_rows, _to_length_one)
+    return {f.__name__: f for make in makers for f in make(t)}
 
 
-def _affine(t: Any, by_column: Any) -> tuple[Callable, ...]:
-    R, VLEN, at, copy, given, local, reals, share, sizes = (
-        t.R, t.VLEN, t.at, t.copy, t.given, t.local, t.reals, t.share, t.sizes
+def _affine(t: Any) -> tuple[Callable, ...]:
+    R, VLEN, at, constants, copy, given, local, reals, share, sizes = (
+        t.R, t.VLEN, t.at, t.constants, t.copy, t.given, t.local, t.reals, t.share, t.sizes
     )  # fmt: skip
 
     def moved(x, b, u, v, w):
         return x * u + v
 
-    def itself(a, b, u):
+    def itself(a, b):
         return a
 
-    move = columns.mapping(t, moved)
-    scale_columns = by_column.scale
-    sums_of_products, sums_of_one = by_column.sums, columns.summing(t, itself)
+    move, scale_columns = columns.mapping(t, moved), columns.mapping(t, columns.scaled)
+    sums_of_products, sums_of_one = (
+        columns.summing(t, columns.product), columns.summing(t, itself)
+    )  # fmt: skip
 
     def affine(call, thread, threads):
         """y = scale x + shift, one number of each for a column"""
@@ -56,123 +53,25 @@ def _affine(t: Any, by_column: Any) -> tuple[Callable, ...]:
                 copy(at(reals(call, 1), j), scale, n)
             if given(call, 2):
                 copy(at(reals(call, 2), j), shift, n)
-                move(x, y, x, rows, n, ld, scale, shift, shift)
+                move(x, y, x, rows, n, ld, scale, shift, shift, constants(call))
             else:
-                scale_columns(x, y, x, rows, n, ld, scale, scale, scale)
+                scale_columns(x, y, x, rows, n, ld, scale, scale, scale, constants(call))
             j += n
 
     def affine_dw(call, thread, threads):
         """dscale = sum over the rows of dy x, dshift = sum of dy"""
         rows, ld = sizes(call)[0], sizes(call)[1]
         j, stop = share(ld, VLEN, thread, threads), share(ld, VLEN, thread + 1, threads)
-        none = local(COLUMNS)
         while j < stop:
             n = min(stop - j, COLUMNS)
             x, dy = at(reals(call, 0), j), at(reals(call, 1), j)
             if given(call, 2):
-                sums_of_products(dy, x, none, rows, n, ld, at(reals(call, 2), j))
+                sums_of_products(dy, x, rows, n, ld, at(reals(call, 2), j))
             if given(call, 3):
-                sums_of_one(dy, dy, none, rows, n, ld, at(reals(call, 3), j))
+                sums_of_one(dy, dy, rows, n, ld, at(reals(call, 3), j))
             j += n
 
     return affine, affine_dw
-
-
-def _over_batches(t: Any, by_column: Any) -> tuple[Callable, ...]:
-    R, VLEN, sqrt = t.R, t.VLEN, t.sqrt
-    at, constants, copy, given, local, reals, share, sizes = (
-        t.at, t.constants, t.copy, t.given, t.local, t.reals, t.share, t.sizes
-    )  # fmt: skip
-
-    def difference(a, b, u):
-        return a - u
-
-    def centered(x, b, u, v, w):
-        return x - u - v
-
-    def standardized(x, b, u, v, w):
-        return (x - u) * w
-
-    def adjusted(x, b, u, v, w):
-        return (x - u - b * v) * w
-
-    product_means, scale_columns = by_column.means, by_column.scale
-    difference_means = columns.averaging(t, columns.summing(t, difference))
-    center = columns.mapping(t, centered)
-    adjust, standardize_by = columns.mapping(t, adjusted), columns.mapping(t, standardized)
-
-    @t.inline
-    def inverse_deviations(variance, epsilon, n, to):
-        for i in range(n):
-            to[i] = R(1.0) / sqrt(variance[i] + epsilon)
-
-    def standardize_columns(call, thread, threads):
-        """y = (x - mean) / sqrt(variance + epsilon), with the mean and variance of each column
-
-        Sums are of differences to the first row, and the mean itself is never rounded on the way to
-        y: a large mean costs no digits of the variance.
-        """
-        rows, ld = sizes(call)[0], sizes(call)[1]
-        j, stop = share(ld, VLEN, thread, threads), share(ld, VLEN, thread + 1, threads)
-        epsilon = R(constants(call)[0])
-        first, middle, square, inverse = (
-            local(COLUMNS), local(COLUMNS), local(COLUMNS), local(COLUMNS)
-        )  # fmt: skip
-        while j < stop:
-            n = min(stop - j, COLUMNS)
-            x, y = at(reals(call, 0), j), at(reals(call, 1), j)
-            mean, variance = at(reals(call, 2), j), at(reals(call, 3), j)
-            for i in range(n):
-                first[i] = x[i] if rows > 0 else R(0.0)
-            difference_means(x, x, first, rows, n, ld, middle)
-            center(x, y, x, rows, n, ld, first, middle, middle)
-            product_means(y, y, inverse, rows, n, ld, square)
-            inverse_deviations(square, epsilon, n, inverse)
-            for i in range(n):
-                mean[i], variance[i] = first[i] + middle[i], square[i]
-            scale_columns(y, y, y, rows, n, ld, inverse, inverse, inverse)
-            j += n
-
-    def standardize_columns_grad(call, thread, threads):
-        """dx = (dy - mean of dy - y mean of dy y) / sqrt(variance + epsilon), by columns"""
-        rows, ld = sizes(call)[0], sizes(call)[1]
-        j, stop = share(ld, VLEN, thread, threads), share(ld, VLEN, thread + 1, threads)
-        epsilon = R(constants(call)[0])
-        zero, middle, slope, inverse = (
-            local(COLUMNS), local(COLUMNS), local(COLUMNS), local(COLUMNS)
-        )  # fmt: skip
-        for i in range(COLUMNS):
-            zero[i] = R(0.0)
-        while j < stop:
-            n = min(stop - j, COLUMNS)
-            dy, y, variance = at(reals(call, 0), j), at(reals(call, 1), j), at(reals(call, 2), j)
-            dx = at(reals(call, 3), j)
-            difference_means(dy, dy, zero, rows, n, ld, middle)
-            product_means(dy, y, inverse, rows, n, ld, slope)
-            inverse_deviations(variance, epsilon, n, inverse)
-            adjust(dy, dx, y, rows, n, ld, middle, slope, inverse)
-            j += n
-
-    def standardize(call, thread, threads):
-        """y = (x - mean) / sqrt(variance + epsilon), one mean and variance for a column"""
-        ld = sizes(call)[1]
-        first = share(sizes(call)[0], 1, thread, threads)
-        rows = share(sizes(call)[0], 1, thread + 1, threads) - first
-        epsilon = R(constants(call)[0])
-        inverse, middle = local(COLUMNS), local(COLUMNS)
-        j = 0
-        while j < ld:
-            n = min(ld - j, COLUMNS)
-            x, y = at(reals(call, 0), first * ld + j), at(reals(call, 3), first * ld + j)
-            for i in range(n):
-                middle[i] = R(0.0)
-            if given(call, 1):
-                copy(at(reals(call, 1), j), middle, n)
-            inverse_deviations(at(reals(call, 2), j), epsilon, n, inverse)
-            standardize_by(x, y, x, rows, n, ld, middle, inverse, inverse)
-            j += n
-
-    return standardize_columns, standardize_columns_grad, standardize
 
 
 def _statistics(t: Any) -> tuple[Callable, ...]:
@@ -248,18 +147,18 @@ def _over_rows(t: Any) -> tuple[Callable, ...]:
     return standardize_rows, standardize_rows_grad
 
 
-def _to_length_one(t: Any, by_column: Any) -> tuple[Callable, ...]:
+def _to_length_one(t: Any) -> tuple[Callable, ...]:
     R, VLEN, sqrt = t.R, t.VLEN, t.sqrt
-    at, copy, local, reals, row_dot, share, sizes = (
-        t.at, t.copy, t.local, t.reals, t.row_dot, t.share, t.sizes
+    at, constants, copy, local, reals, row_dot, share, sizes = (
+        t.at, t.constants, t.copy, t.local, t.reals, t.row_dot, t.share, t.sizes
     )  # fmt: skip
     shortest = R(SHORTEST)
 
     def reduced(x, b, u, v, w):
         return (x - b * u) * v
 
-    product_sums, scale_columns = by_column.sums, by_column.scale
-    reduce = columns.mapping(t, reduced)
+    product_sums = columns.summing(t, columns.product)
+    scale_columns, reduce = columns.mapping(t, columns.scaled), columns.mapping(t, reduced)
 
     @t.in_place_too
     def reduce_row(dy, dx, y, n, slope, inverse):
@@ -297,11 +196,11 @@ def _to_length_one(t: Any, by_column: Any) -> tuple[Callable, ...]:
         while j < stop:
             n = min(stop - j, COLUMNS)
             w, u, inverse = at(reals(call, 0), j), at(reals(call, 1), j), at(reals(call, 2), j)
-            product_sums(w, w, scale, rows, n, ld, scale)
+            product_sums(w, w, rows, n, ld, scale)
             for i in range(n):
                 scale[i] = inverse_length(scale[i])
             copy(scale, inverse, n)
-            scale_columns(w, u, w, rows, n, ld, scale, scale, scale)
+            scale_columns(w, u, w, rows, n, ld, scale, scale, scale, constants(call))
             j += n
 
     def unit_columns_grad(call, thread, threads):
@@ -312,9 +211,9 @@ def _to_length_one(t: Any, by_column: Any) -> tuple[Callable, ...]:
         while j < stop:
             n = min(stop - j, COLUMNS)
             du, u, dw = at(reals(call, 0), j), at(reals(call, 1), j), at(reals(call, 3), j)
-            product_sums(du, u, slope, rows, n, ld, slope)
+            product_sums(du, u, rows, n, ld, slope)
             copy(at(reals(call, 2), j), inverse, n)
-            reduce(du, dw, u, rows, n, ld, slope, inverse, inverse)
+            reduce(du, dw, u, rows, n, ld, slope, inverse, inverse, constants(call))
             j += n
 
     return unit_rows, unit_rows_grad, unit_columns, unit_columns_grad

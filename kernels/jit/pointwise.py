@@ -81,13 +81,14 @@ def kernels(t: Any) -> dict[str, Callable]:
 
 
 def _prelu(t: Any) -> tuple[Callable, ...]:
-    VLEN = t.VLEN
-    at, copy, local, reals, share, sizes = t.at, t.copy, t.local, t.reals, t.share, t.sizes
+    VLEN, at, constants, copy, local, reals, share, sizes = (
+        t.VLEN, t.at, t.constants, t.copy, t.local, t.reals, t.share, t.sizes
+    )  # fmt: skip
 
     def sloped(x, b, u, v, w):
         return x * choose(b > 0.0, 1.0, u)
 
-    def unless_positive(a, b, u):
+    def unless_positive(a, b):
         return a * choose(b > 0.0, 0.0, b)
 
     slope_by, sums = columns.mapping(t, sloped), columns.summing(t, unless_positive)
@@ -105,7 +106,7 @@ def _prelu(t: Any) -> tuple[Callable, ...]:
             copy(at(reals(call, slopes), j), slope, n)
             slope_by(
                 at(reals(call, x), here), at(reals(call, y), here), at(reals(call, by), here),
-                rows, n, ld, slope, slope, slope,
+                rows, n, ld, slope, slope, slope, constants(call),
             )  # fmt: skip
             j += n
 
@@ -121,18 +122,9 @@ def _prelu(t: Any) -> tuple[Callable, ...]:
         """dslope = sum over the rows of dy x where x <= 0"""
         rows, ld = sizes(call)[0], sizes(call)[1]
         j, stop = share(ld, VLEN, thread, threads), share(ld, VLEN, thread + 1, threads)
-        none = local(COLUMNS)
         while j < stop:
             n = min(stop - j, COLUMNS)
-            sums(
-                at(reals(call, 0), j),
-                at(reals(call, 1), j),
-                none,
-                rows,
-                n,
-                ld,
-                at(reals(call, 2), j),
-            )
+            sums(at(reals(call, 0), j), at(reals(call, 1), j), rows, n, ld, at(reals(call, 2), j))
             j += n
 
     return prelu, prelu_grad, prelu_dw

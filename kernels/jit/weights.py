@@ -177,8 +177,8 @@ def _after_the_update(t: Any) -> tuple[Callable, ...]:
     at, constants, local, reals, share, sizes, step_number = (
         t.at, t.constants, t.local, t.reals, t.share, t.sizes, t.step_number
     )  # fmt: skip
-    by_column = columns.of(t)
-    sums_of_products, scale_columns = by_column.sums, by_column.scale
+    sums_of_products = columns.summing(t, columns.product)
+    scale_columns = columns.mapping(t, columns.scaled)
 
     def average_weights(call, thread, threads):
         """average = decay_rate average + (1 - decay_rate) w; w itself after the first update"""
@@ -203,7 +203,7 @@ def _after_the_update(t: Any) -> tuple[Callable, ...]:
         while j < stop:
             n = min(stop - j, COLUMNS)
             w = at(reals(call, 0), j)
-            sums_of_products(w, w, scale, rows, n, ld, scale)
+            sums_of_products(w, w, rows, n, ld, scale)
             for i in range(n):
                 length = sqrt(scale[i])
                 if length > most:
@@ -212,7 +212,7 @@ def _after_the_update(t: Any) -> tuple[Callable, ...]:
                     scale[i] = least / length
                 else:
                     scale[i] = R(1.0)
-            scale_columns(w, w, w, rows, n, ld, scale, scale, scale)
+            scale_columns(w, w, w, rows, n, ld, scale, scale, scale, constants(call))
             j += n
 
     def constrain_sign(call, thread, threads):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..op import count, op
-from .formulas import REFERENCE
+from .formulas import REFERENCE, apply
 from .update import add_decay, decay_weights
 
 
@@ -13,8 +13,7 @@ def _add_bias_and_apply(y, b, function, parameters):
     """y = f(y + b)"""
     if b is not None:
         y += b
-    if function != "identity":
-        REFERENCE["activation"][function][0](y, y, *parameters)
+    apply(y, function, parameters)
 
 
 def _dense_gradient(graph, node, dz):

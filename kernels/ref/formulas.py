@@ -35,6 +35,12 @@ def define(kind: str, name: str, *functions: Callable) -> None:
     REFERENCE[kind][name] = functions
 
 
+def apply(y: np.ndarray, function: str, parameters: tuple[float, ...]) -> None:
+    """y = f(y)"""
+    if function != "identity":
+        REFERENCE["activation"][function][0](y, y, *parameters)
+
+
 # ------------------------------------------------------------- activations: f(x, y), f'(x, y)
 # f writes y and may be given y = x; f' may read x or y, whichever it needs.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..op import count, op
+from .formulas import apply
 
 
 def _matrix(d, attrs, binding):
@@ -62,53 +63,73 @@ def affine_dw(x, dy, dscale, dshift):
 # ------------------------------------------------------------------ over the rows of a batch
 
 
-def _columns_gradient(graph, node, dy, dmean, dvariance):
-    y, _, variance = node.outputs
-    return graph.emit("standardize_columns_grad", dy, y, variance, **node.attrs)
+def _columns_gradient(graph, node, dy, dmean, dvariance, dstandard):
+    (_, scale, shift), (y, _, variance, standard) = node.inputs, node.outputs
+    dx, dscale, dshift = graph.emit(
+        "standardize_columns_grad", dy, standard or y, variance, scale,
+        outputs=(True, scale is not None, shift is not None), epsilon=node.attrs["epsilon"],
+    )  # fmt: skip
+    return dx, dscale, dshift
 
 
 _POSITIVE = (0.0, float("inf"))
 _EPSILON = {
     "sizes": _matrix,
-    "constants": lambda attrs: (attrs["epsilon"],),
+    "constants": lambda attrs: (attrs["epsilon"], *attrs.get("parameters", ())),
     "domain": {"variance": _POSITIVE},
 }
 
 
 @op(
-    "x[B,F] -> y[B,F] mean[F] variance[F]",
-    flops=_passes(6),
+    "x[B,F] scale?[F] shift?[F] -> y[B,F] mean[F] variance[F] standard?[B,F]",
+    formula="activation",
+    flops=_passes(8),
     gradient=_columns_gradient,
-    without_gradient=("mean", "variance"),
+    without_gradient=("mean", "variance", "standard"),
+    in_place={"standard": "x"},
     whole=True,
     **_EPSILON,
 )
-def standardize_columns(x, y, mean, variance, *, epsilon):
-    """y = (x - mean) / sqrt(variance + epsilon), with the mean and variance of each column"""
+def standardize_columns(
+    x, scale, shift, y, mean, variance, standard, *, epsilon, function, parameters
+):
+    """y = f(scale standard + shift), standard = (x - mean) / sqrt(variance + epsilon), with the
+    mean and variance of each column
+
+    The gradient needs ``standard``, unless it is y.
+    """
     rows = max(len(x), 1)
     exact = x.sum(axis=0, dtype=np.float64) / rows
     mean[...] = exact
     np.subtract(x, exact, out=y, casting="same_kind")
-    np.einsum("ij,ij->j", y, y, out=variance)
-    variance /= rows
+    variance[...] = np.einsum("ij,ij->j", y, y, dtype=np.float64) / rows
     y /= np.sqrt(variance + x.dtype.type(epsilon))
+    if standard is not None:
+        standard[...] = y
+    affine.define(y, scale, shift, y)
+    apply(y, function, parameters)
 
 
 @op(
-    "dy[B,F] y[B,F] variance[F] -> dx[B,F]",
-    flops=_passes(7),
+    "dy[B,F] standard[B,F] variance[F] scale?[F] -> dx[B,F] dscale?[F] dshift?[F]",
+    flops=_passes(8),
     in_place={"dx": "dy"},
     whole=True,
     **_EPSILON,
 )
-def standardize_columns_grad(dy, y, variance, dx, *, epsilon):
-    """dx = (dy - mean of dy - y mean of dy y) / sqrt(variance + epsilon), by columns"""
-    rows = max(len(y), 1)
-    slope = np.einsum("ij,ij->j", dy, y) / rows
-    middle = dy.sum(axis=0) / rows
-    np.subtract(dy, middle, out=dx)
-    dx -= y * slope
-    dx /= np.sqrt(variance + y.dtype.type(epsilon))
+def standardize_columns_grad(dy, standard, variance, scale, dx, dscale, dshift, *, epsilon):
+    """dx = scale (dy - mean of dy - s mean of dy s) / sqrt(variance + epsilon), by columns, dscale
+    = sum over the rows of dy s, dshift = sum of dy, with s for ``standard``"""
+    rows = max(len(dy), 1)
+    slope, middle = np.einsum("ij,ij->j", dy, standard), dy.sum(axis=0)
+    if dscale is not None:
+        dscale[...] = slope
+    if dshift is not None:
+        dshift[...] = middle
+    np.subtract(dy, middle / rows, out=dx)
+    dx -= standard * (slope / rows)
+    factor = 1 / np.sqrt(variance + dy.dtype.type(epsilon))
+    dx *= factor if scale is None else factor * scale
 
 
 def _standardize_gradient(graph, node, dy):
