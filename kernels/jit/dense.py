@@ -239,6 +239,9 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
     )
     share, at = t.share, t.at
 
+    def at_once(a, w, c, columns, depth, first, last, low, high, packed, extra):
+        one_share((a, w, c, columns, depth, first, last, 0, packed, *extra))
+
     def in_shares(a, w, c, columns, depth, first, last, low, high, packed, extra):
         while low < high:
             one_share((a, w, c, columns, depth, first, last, low, packed, *extra))
@@ -285,7 +288,8 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
             return 0, rows, low, high
         return share(rows, 4, thread, threads), share(rows, 4, thread + 1, threads), 0, columns
 
-    made = in_shares if simple else panels_of_copies if copies else panels
+    in_one_piece = at_once if shares == 1 else in_shares
+    made = in_one_piece if simple else panels_of_copies if copies else panels
     return _ByWeights(t.pasted(made), t.pasted(divided))
 
 
