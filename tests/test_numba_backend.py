@@ -31,12 +31,14 @@ from fastnn.layers import BatchNormalization, Dense, Dropout
 PRODUCTS = [name for name in OPS if name.startswith("dense")]
 
 
-def address_of_special(kernels: op_cases.Kernels, case: op_cases.Case) -> int | None:
-    """The kernel that is made for a case, if there is one."""
+def address_of_special(
+    kernels: op_cases.Kernels, case: op_cases.Case, threads: int = 1
+) -> int | None:
+    """The kernel that is made for a case and so many threads, if there is one."""
     given = {o.name for o in case.present(case.op.operands)}
     attrs = {"weight_decay": 0.0, "decay": ((0.0, 0.0), (0.0, 0.0))} | dict(case.attrs)
     dims = {name: size for name, size in case.dims.items() if isinstance(size, int)}
-    return jit.special_kernel(case.op.name, kernels.dtype, {"B": 1} | dims, attrs, given, 1)
+    return jit.special_kernel(case.op.name, kernels.dtype, {"B": 1} | dims, attrs, given, threads)
 
 
 def has_special(kernels: op_cases.Kernels, case: op_cases.Case) -> bool:
@@ -48,9 +50,11 @@ def has_special(kernels: op_cases.Kernels, case: op_cases.Case) -> bool:
         return True
 
 
-def special(kernels: op_cases.Kernels, case: op_cases.Case) -> op_cases.Kernels | None:
+def special(
+    kernels: op_cases.Kernels, case: op_cases.Case, threads: int = 1
+) -> op_cases.Kernels | None:
     """The kernels with that in them which is made for a case, if there is one."""
-    made = address_of_special(kernels, case)
+    made = address_of_special(kernels, case, threads)
     if made is None:
         return None
     replaced = {**dict.fromkeys(OPS, 0), case.op.name: made}
@@ -97,12 +101,24 @@ def test_products_of_all_shapes(name, sizes, dtype):
         check_sizes(masked[0], sizes, kernels)
 
 
-def check_sizes(like: op_cases.Case, sizes: tuple[int, ...], kernels: op_cases.Kernels) -> None:
+@pytest.mark.parametrize("threads", [2, 4])
+@pytest.mark.parametrize("dtype", op_cases.DTYPES)
+@pytest.mark.parametrize("name", ["dense", "dense_dropout", "dense_dx"])
+def test_products_whose_columns_are_divided(name, dtype, threads):
+    """Made for so many threads, they run on any number of them."""
+    kernels = op_cases.Kernels(provider.numba(dtype), dtype)
+    size = 256 if dtype == "float32" else 128
+    check_sizes(op_cases.cases(OPS[name], kernels)[0], (21, size, size), kernels, threads)
+
+
+def check_sizes(
+    like: op_cases.Case, sizes: tuple[int, ...], kernels: op_cases.Kernels, threads: int = 1
+) -> None:
     dims = {**like.dims, **dict(zip("BIO", sizes, strict=True))}
     if "P" in dims:
         dims["P"] = sizes[1] * sizes[2] + sizes[2] * ("b" not in like.absent)
     case = dataclasses.replace(like, dims=dims)
-    made = special(kernels, case)
+    made = special(kernels, case, threads)
     assert made is not None
     for check in (op_cases.check_definition, op_cases.check_threads):
         check(made, case)
