@@ -184,7 +184,7 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
             assert form.transposed, "others are direct up to more bytes"
             b, b_k, wide = packed, size, size // e.lanes
             start = e.at(w, e.builder.mul(low, value(depth)))
-            products.pack_turned(e, start, depth, depth, width, packed, size)
+            products.transpose(e, start, depth, width, depth, packed, size)
         finished = epilogue(e, *extra)
 
         def finish(made, row, column, mask, part=0):

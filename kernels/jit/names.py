@@ -53,16 +53,30 @@ def pointer(type_: Any) -> Any:
 # ------------------------------------------------------------------ calls and steps
 
 
-def _field(record: np.dtype, name: str, type_: Any) -> Any:
-    """``field(p)``: a pointer to a field of the record at p."""
+def _place(builder: ir.IRBuilder, record: np.dtype, name: str, start: ir.Value) -> ir.Value:
+    """Address of a field of the record at ``start``, as a pointer to 64-bit integers."""
     fields: Any = record.fields
-    offset = fields[name][1]
+    at = builder.gep(start, [ir.Constant(ir.IntType(64), fields[name][1])])
+    return builder.bitcast(at, ir.IntType(64).as_pointer())
+
+
+def _in_call(builder: ir.IRBuilder, name: str, call: ir.Value) -> ir.Value:
+    prefer_whole_registers(builder.function)  # every kernel reads its call
+    return _place(builder, executor.CALL, name, call)
+
+
+def _in_step(builder: ir.IRBuilder, name: str, call: ir.Value) -> ir.Value:
+    step = builder.load(_in_call(builder, "step", call))
+    return _place(builder, executor.STEP, name, builder.inttoptr(step, call.type))
+
+
+def _field(name: str, type_: Any, place: Callable = _in_call) -> Any:
+    """``field(call)``: a pointer to a field of a call, or of its step."""
 
     @intrinsic
-    def field(typing_context, record):
+    def field(typing_context, call):
         def build(context, builder, signature, arguments):
-            prefer_whole_registers(builder.function)  # every kernel reads its call
-            at = builder.gep(arguments[0], [ir.Constant(ir.IntType(64), offset)])
+            at = place(builder, name, arguments[0])
             return builder.bitcast(at, context.get_value_type(signature.return_type))
 
         return pointer(type_)(types.voidptr), build
@@ -70,14 +84,23 @@ def _field(record: np.dtype, name: str, type_: Any) -> Any:
     return field
 
 
-@intrinsic
-def _as_record(typing_context, address):
-    """An address as a pointer to a record."""
+def _step_field(name: str, type_: Any) -> Any:
+    return _field(name, type_, _in_step)
 
-    def build(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
 
-    return types.voidptr(types.uintp), build
+def _address(name: str, type_: Any, convert: Callable) -> Any:
+    """``address(call, i)``: address i of a field of a call, converted."""
+
+    @intrinsic
+    def address(typing_context, call, i):
+        def build(context, builder, signature, arguments):
+            at = builder.gep(_in_call(builder, name, arguments[0]), [arguments[1]])
+            to = context.get_value_type(signature.return_type)
+            return convert(builder, builder.load(at), to)
+
+        return type_(types.voidptr, types.int64), build
+
+    return address
 
 
 def _as_pointer(type_: Any) -> Any:
@@ -93,30 +116,19 @@ def _as_pointer(type_: Any) -> Any:
     return cast
 
 
-sizes = _field(executor.CALL, "sizes", types.int64)
-constants = _field(executor.CALL, "constants", types.float64)
-_buffers = _field(executor.CALL, "buffers", types.uintp)
-_formulas = _field(executor.CALL, "formulas", types.uintp)
-_step = _field(executor.CALL, "step", types.uintp)
-
-
-def _step_field(name: str, type_: Any) -> Any:
-    """``field(call)``: a pointer to a field of the call's step."""
-    of_step = _field(executor.STEP, name, type_)
-
-    @inline
-    def field(call):
-        return of_step(_as_record(_step(call)[0]))
-
-    return field
-
+sizes = _field("sizes", types.int64)
+constants = _field("constants", types.float64)
+#: Address of the loop of the call's formula (0) or of its companion (1); 0 where none is.
+formula = _address("formulas", types.uintp, lambda builder, value, to: value)
+#: Whether operand i is there.
+given = _address("buffers", types.boolean, lambda builder, value, to: builder.icmp_unsigned(
+    "!=", value, ir.Constant(value.type, 0)))  # fmt: skip
 
 _number = _step_field("step", types.int64)
 _rows = _step_field("rows", types.int64)
 _first = _step_field("first", types.int64)
 _order = _step_field("order", types.uintp)
 _seed = _step_field("seed", types.uint64)
-_scratch = _step_field("scratch", types.uintp)
 #: The learning rate, at index 0; the numbers of the update rule.
 rate = _step_field("rate", types.float64)
 rule = _step_field("rule", types.float64)
@@ -151,27 +163,9 @@ def seed(call):
     return _seed(call)[0]
 
 
-@inline
-def given(call, i):
-    """Whether operand i is there."""
-    return _buffers(call)[i] != 0
-
-
-@inline
-def formula(call, i):
-    """Address of the loop of the call's formula (0) or of its companion (1); 0 where none is."""
-    return _formulas(call)[i]
-
-
 def _operand(type_: Any) -> Any:
     """``operand(call, i)``: operand i as a pointer to numbers of a type."""
-    cast = _as_pointer(type_)
-
-    @inline
-    def operand(call, i):
-        return cast(_buffers(call)[i])
-
-    return operand
+    return _address("buffers", pointer(type_), ir.IRBuilder.inttoptr)
 
 
 doubles = _operand(types.float64)
@@ -309,13 +303,31 @@ def blocks_of(n, size):
     return (n + size - 1) // size
 
 
-@inline
-def share(n, unit, thread, threads):
+@intrinsic
+def share(typing_context, n, unit, thread, threads):
     """Where this thread's part of n begins, in whole units."""
-    if threads == 1:  # without two divisions
-        return n if thread else 0
-    start = blocks_of(n, unit) * thread // threads * unit
-    return start if start < n else n
+
+    def build(context, builder, signature, arguments):
+        n, unit, thread, threads = arguments
+        one, none = (ir.Constant(n.type, x) for x in (1, 0))
+        # With one thread, without two divisions.
+        with builder.if_else(builder.icmp_signed("==", threads, one)) as (alone, shared):
+            with alone:
+                all_or_none = builder.select(builder.icmp_signed("==", thread, none), none, n)
+                if_alone = builder.block
+            with shared:
+                blocks = builder.sdiv(builder.sub(builder.add(n, unit), one), unit)
+                start = builder.sdiv(builder.mul(blocks, thread), threads)
+                start = builder.mul(start, unit)
+                inside = builder.icmp_signed("<", start, n)
+                start = builder.select(inside, start, n)
+                if_shared = builder.block
+        result = builder.phi(n.type)
+        result.add_incoming(all_or_none, if_alone)
+        result.add_incoming(start, if_shared)
+        return result
+
+    return types.int64(*[types.int64] * 4), build
 
 
 # ------------------------------------------------------------------ one number type
@@ -331,18 +343,23 @@ def of(dtype: str) -> Any:
     number = numba.from_dtype(np.dtype(dtype))
     reals = pointer(number)
     n, p = types.int64, pointer(types.float64)
-    cast = _as_pointer(number)
+    weights = _operand(number)
     lanes = compiled.vector_bytes() // np.dtype(dtype).itemsize
 
-    @inline
-    def scratch(call):
+    @intrinsic
+    def scratch(typing_context, call):
         """This thread's working memory."""
-        return cast(_scratch(call)[0])
+
+        def build(context, builder, signature, arguments):
+            address = builder.load(_in_step(builder, "scratch", arguments[0]))
+            return builder.inttoptr(address, context.get_value_type(signature.return_type))
+
+        return reals(types.voidptr), build
 
     @inline
     def row_weight(call, r):
         """The sample weight of row r: every loss has the weights as its fourth operand."""
-        return np.float64(cast(_buffers(call)[3])[r]) if given(call, 3) else 1.0
+        return np.float64(weights(call, 3)[r]) if given(call, 3) else 1.0
 
     @inline
     def rows_at_once(columns):
@@ -357,7 +374,7 @@ def of(dtype: str) -> Any:
         "scratch": scratch,
         "rows_at_once": rows_at_once,
         "row_weight": row_weight,
-        "reals": _operand(number),
+        "reals": weights,
         "view_reals": _reinterpret(number),
         "local": _local(number),
         "local_addresses": _local(types.uintp),

@@ -283,14 +283,14 @@ def turned(e: Emitter, lines: list[ir.Value]) -> list[ir.Value]:
 
 
 def transpose(e: Emitter, source: ir.Value, ld: Size, rows: Size, k: Size, to: ir.Value,
-              ld_to: Size) -> None:  # fmt: skip
-    """to[i * ld_to + j] = source[j * ld + i] for j < rows and i < k, by square blocks.
-
-    Whole registers are written: ``ld_to`` must have room for whole blocks.
+              panel: int) -> None:  # fmt: skip
+    """``rows`` rows of source, k numbers of each, as columns of panels of so many, one behind the
+    other: to[i * panel + j] = source[j * ld + i] in the first. By square blocks: whole registers
+    are written.
     """
     n = e.lanes
     all_there = isinstance(rows, int) and rows % n == 0
-    whole = e.builder.mul(e.builder.sdiv(value(k), constant(n)), constant(n))
+    whole = times(e, n, k // n if isinstance(k, int) else e.builder.sdiv(k, constant(n)))
 
     def line(j: ir.Value, r: int) -> ir.Value:
         row = e.builder.add(j, constant(r))
@@ -300,10 +300,13 @@ def transpose(e: Emitter, source: ir.Value, ld: Size, rows: Size, k: Size, to: i
 
     def block(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         lines = [line(j, r) for r in range(n)]
+        inside = e.builder.srem(j, constant(panel))
+        start = e.builder.mul(e.builder.sub(j, inside), value(k))
+        start = e.builder.add(start, inside)
 
         def place(i: ir.Value, r: int) -> ir.Value:
-            row = e.builder.mul(e.builder.add(i, constant(r)), value(ld_to))
-            return e.at(to, e.builder.add(row, j))
+            row = e.builder.mul(e.builder.add(i, constant(r)), constant(panel))
+            return e.at(to, e.builder.add(start, row))
 
         def part(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
             made = turned(e, [e.load(e.at(p, i)) for p in lines])
@@ -319,8 +322,10 @@ def transpose(e: Emitter, source: ir.Value, ld: Size, rows: Size, k: Size, to: i
                     e.store(numbers, place(i, r))
             return []
 
-        e.loop(constant(0), whole, n, [], part)
-        e.loop(whole, value(k), n, [], rest)
+        if whole != 0:
+            e.loop(constant(0), value(whole), n, [], part)
+        if whole != k:
+            e.loop(value(whole), value(k), n, [], rest)
         return []
 
     e.loop(constant(0), value(rows), n, [], block)
@@ -346,25 +351,6 @@ def pack_rows(e: Emitter, source: ir.Value, ld: Size, k: Size, width: Size, to: 
         return []
 
     e.loop(constant(0), value(k), 1, [], row)
-
-
-def pack_turned(e: Emitter, source: ir.Value, ld: Size, k: Size, width: int, to: ir.Value,
-                panel: int) -> None:  # fmt: skip
-    """``width`` rows of source, k numbers of each, as the columns of panels as of `pack_rows`."""
-
-    def one(j: ir.Value, count: int) -> None:
-        start = e.at(source, e.builder.mul(j, value(ld)))
-        transpose(e, start, ld, count, k, e.at(to, e.builder.mul(j, value(k))), panel)
-
-    def whole(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-        one(j, panel)
-        return []
-
-    stop = width // panel * panel
-    if stop:
-        e.loop(constant(0), constant(stop), panel, [], whole)
-    if stop < width:
-        one(constant(stop), width - stop)
 
 
 def copy_rows(e: Emitter, source: ir.Value, ld: Size, first: ir.Value, last: ir.Value,
