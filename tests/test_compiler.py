@@ -257,6 +257,9 @@ def test_activations_become_part_of_batch_normalization(formula):
         Dense(4), BatchNormalization(scale=False, center=False), Activation("relu"), Dense(3)
     )
     assert the(plain, "standardize_columns").attrs["function"] == "identity"
+    # Of the first layer, no gradient by the inputs is made.
+    first = the(_train(BatchNormalization(), Dense(3)), "standardize_columns_grad")
+    assert [t is None for t in first.outputs] == [True, False, False]
 
 
 @pytest.mark.parametrize("backend", [name for name in ENGINES if name != "blas"])

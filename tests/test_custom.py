@@ -443,6 +443,30 @@ def test_a_copy_of_an_old_model_does_not_take_the_name_back():
     assert layer.evaluate(X, X)["loss"] == pytest.approx(3.0 * np.mean(X**2), rel=1e-5)
 
 
+@pytest.mark.parametrize("backend", ["cython", "numba"])
+def test_an_activation_of_most_parameters_follows_batch_normalization(backend):
+    @custom.activation
+    def stretched(x, a=0.25, b=0.5, c=0.125, d=0.25, e=0.5, f=0.25, g=0.125, h=0.5):
+        return x * (a + b + c + d) - (e + f + g + h) * 0.5
+
+    @stretched.derivative
+    def _(x, y, a, b, c, d, e, f, g, h):
+        return a + b + c + d
+
+    def predictions(backend):
+        layers = [
+            fnn.Input(5), fnn.layers.Dense(7), fnn.layers.BatchNormalization(),
+            fnn.layers.Activation(stretched(h=2.0)), fnn.layers.Dense(1),
+        ]  # fmt: skip
+        model = fnn.Sequential(layers, seed=1)
+        model.compile("mse", "sgd", backend=backend, dtype="float64")
+        X, y = data()
+        model.fit(X, y, batch_size=16, epochs=3, verbose=0)
+        return model.predict(X)
+
+    np.testing.assert_allclose(predictions(backend), predictions("numpy"), rtol=1e-9, atol=1e-12)
+
+
 def test_forget():
     @fnn.custom.loss
     def passing(y, t):

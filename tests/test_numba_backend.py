@@ -20,7 +20,9 @@ pytest.importorskip("numba")
 
 import fastnn as fnn
 from fastnn import runtime, tuning
+from fastnn.benchmarks import calls
 from fastnn.kernels import jit, provider
+from fastnn.kernels.aot import executor
 from fastnn.kernels.formula import FORMULAS
 from fastnn.kernels.jit import compiled, vectors
 from fastnn.kernels.op import OPS
@@ -29,6 +31,11 @@ from fastnn.layers import BatchNormalization, Dense, Dropout
 # ------------------------------------------------------------------ kernels made for sizes
 
 PRODUCTS = [name for name in OPS if name.startswith("dense")]
+#: Ops whose kernels go over blocks of columns.
+BY_COLUMNS = [
+    name for name in OPS
+    if "columns" in name or name.startswith(("affine", "prelu")) or name == "constrain_norm"
+]  # fmt: skip
 
 
 def address_of_special(
@@ -70,12 +77,13 @@ def special(
 def test_kernels_made_for_sizes_compute_the_op(name, dtype):
     kernels = op_cases.Kernels(provider.numba(dtype), dtype)
     cases = [c for c in op_cases.cases(OPS[name], kernels) if has_special(kernels, c)]
-    if name in (*PRODUCTS, "gather", "softmax_cross_entropy"):
+    if name in (*PRODUCTS, "gather", "softmax_cross_entropy", "standardize_columns"):
         assert len(cases) > 3
     for case in [*cases[:: max(1, len(cases) // 6)], *cases[-3:]]:
         made = special(kernels, case)
         assert made is not None
-        for check in (op_cases.check_definition, op_cases.check_nan, op_cases.check_threads):
+        for check in (op_cases.check_definition, op_cases.check_nan, op_cases.check_threads,
+                      op_cases.check_in_place):  # fmt: skip
             check(made, case)
 
 
@@ -103,12 +111,27 @@ def test_products_of_all_shapes(name, sizes, dtype):
 
 @pytest.mark.parametrize("threads", [2, 4])
 @pytest.mark.parametrize("dtype", op_cases.DTYPES)
+@pytest.mark.parametrize("rows", [21, 40])
 @pytest.mark.parametrize("name", ["dense", "dense_dropout", "dense_dx"])
-def test_products_whose_columns_are_divided(name, dtype, threads):
-    """Made for so many threads, they run on any number of them."""
+def test_products_whose_columns_are_divided(name, rows, dtype, threads):
+    """Made for so many threads, they run on any number of them, and give what others give."""
     kernels = op_cases.Kernels(provider.numba(dtype), dtype)
-    size = 256 if dtype == "float32" else 128
-    check_sizes(op_cases.cases(OPS[name], kernels)[0], (21, size, size), kernels, threads)
+    inputs = 512 if dtype == "float32" and name != "dense_dx" else 256
+    check_sizes(op_cases.cases(OPS[name], kernels)[0], (rows, inputs, 256), kernels, threads)
+
+
+def test_each_thread_makes_its_own_columns():
+    rng, kernels = np.random.default_rng(0), provider.numba("float32")
+    x, w = (rng.normal(size=s).astype("float32") for s in ((21, 256), (256, 256)))
+    y, attrs = np.full((21, 256), np.nan, "float32"), {"function": "identity", "parameters": ()}
+    call = calls.bind(kernels, "dense", (x, w, None, y), **attrs)
+    dims = {"B": 21, "I": 256, "O": 256}
+    call["kernel"] = jit.special_kernel("dense", "float32", dims, attrs, {"x", "w", "y"}, 2)
+    step = np.zeros(1, executor.STEP)
+    call["step"] = step.ctypes.data
+    executor.call_kernel(call, 1, 2)
+    assert np.isnan(y[:, :128]).all()
+    np.testing.assert_allclose(y[:, 128:], (x @ w)[:, 128:], rtol=1e-4, atol=1e-4)
 
 
 def check_sizes(
@@ -122,6 +145,11 @@ def check_sizes(
     assert made is not None
     for check in (op_cases.check_definition, op_cases.check_threads):
         check(made, case)
+    if threads > 1:
+        data, alone = op_cases.make_data(case), special(kernels, case)
+        assert alone is not None
+        of_one = op_cases.Run(alone, case, data)
+        op_cases.Run(made, case, data).check_same(of_one, f"being made for {threads} threads")
 
 
 #: What is taken from a processor that has any of it, and the bytes of a register that are left.
@@ -144,7 +172,7 @@ assert provider.numba("float32").core.VECTOR_BYTES == int(sys.argv[1])
 ran = 0
 for dtype in op_cases.DTYPES:
     kernels = op_cases.Kernels(provider.numba(dtype), dtype)
-    for name in (*t.PRODUCTS, "softmax_cross_entropy", "gather"):
+    for name in (*t.PRODUCTS, *t.BY_COLUMNS, "softmax_cross_entropy", "gather"):
         for case in op_cases.cases(OPS[name], kernels)[1::9]:
             for made in (kernels, t.special(kernels, case)):
                 if made is not None:

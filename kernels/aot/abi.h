@@ -12,7 +12,7 @@
 #define FASTNN_BUFFERS 8
 #define FASTNN_FORMULAS 2
 #define FASTNN_SIZES 8
-#define FASTNN_CONSTANTS 8
+#define FASTNN_CONSTANTS 9 /* one of an op, eight parameters of its formula */
 
 /* What changes from step to step. Each thread has its own. */
 typedef struct {

@@ -181,8 +181,9 @@ cdef void standardize_columns_grad(const Call* call, int thread, int threads) no
                 (<real*>call.buffers[5])[j + i] = <real>products[i]
             if call.buffers[6] != NULL:
                 (<real*>call.buffers[6])[j + i] = <real>sums[i]
-        adjust_columns(dy, standard, middle, slope, inverse, rows, n, ld,
-                       <real*>call.buffers[4] + j)
+        if call.buffers[4] != NULL:
+            adjust_columns(dy, standard, middle, slope, inverse, rows, n, ld,
+                           <real*>call.buffers[4] + j)
         j += n
 
 

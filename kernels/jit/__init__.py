@@ -196,7 +196,7 @@ def special_kernel(
     given: Set[str],
     threads: int,
 ) -> int | None:
-    """Address of the kernel made for the sizes of a layer; None where there is none.
+    """Address of the kernel made for the sizes or formula of a layer; None where there is none.
 
     ``dims`` are those of a usual call, ``given`` the names of its operands, ``threads`` how many
     divide it.

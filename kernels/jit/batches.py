@@ -132,7 +132,6 @@ def _gradient(t: Any) -> Callable:
         while j < stop:
             n = min(stop - j, COLUMNS)
             dy, standard = at(reals(call, 0), j), at(reals(call, 1), j)
-            dx = at(reals(call, 4), j)
             sums(dy, standard, middle, slope, rows, n, ld, total, products)
             for i in range(n):
                 middle[i], slope[i] = R(total[i] * per_row), R(products[i] * per_row)
@@ -144,7 +143,9 @@ def _gradient(t: Any) -> Callable:
                     reals(call, 5)[j + i] = R(products[i])
                 if given(call, 6):
                     reals(call, 6)[j + i] = R(total[i])
-            adjust(dy, dx, standard, rows, n, ld, middle, slope, factor, constants(call))
+            if given(call, 4):
+                dx = at(reals(call, 4), j)
+                adjust(dy, dx, standard, rows, n, ld, middle, slope, factor, constants(call))
             j += n
 
     return standardize_columns_grad

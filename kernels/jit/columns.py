@@ -91,7 +91,10 @@ def passing(t: Any, f: Callable, writes: int = 1, sums: int = 0, parameters: int
 
 def mapping(t: Any, f: Callable, writes: int = 1, parameters: int = 0) -> Callable:
     """``mapped(x, y, b, rows, n, ld, u, v, w, numbers)``: y = f(x, b, u, v, w, *parameters) for
-    n <= COLUMNS columns; of two writes the second goes to b."""
+    n <= COLUMNS columns; of two writes the second goes to b.
+
+    ``u``, ``v`` and ``w`` are local, of COLUMNS numbers: what is beyond n is changed.
+    """
     at, columns_of = t.at, passing(t, f, writes, 0, parameters)
 
     @t.pasted
@@ -116,7 +119,8 @@ def _adding(t: Any, f: Callable, writes: int = 0, sums: int = 1) -> Callable:
     """``added(a, b, u, v, rows, n, ld, to, second)``: to[i] = sum over the rows of f(a, b, u, v),
     in order, for n <= COLUMNS columns.
 
-    f may give a second term, and before them what is written to b.
+    f may give a second term, and before them what is written to b. ``u`` and ``v`` are local, of
+    COLUMNS numbers: what is beyond n is changed.
     """
     R, VLEN, at, local, local_doubles = t.R, t.VLEN, t.at, t.local, t.local_doubles
     columns_of = passing(t, lambda a, b, u, v, w: f(a, b, u, v), writes, sums)

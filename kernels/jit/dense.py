@@ -137,7 +137,7 @@ def _by_weights(t: Any, known: Known, form: _Form, epilogue: Callable[..., Any])
     # Weights that would just push each other out of the second cache go by parts of the depth, so
     # that all blocks of rows but the first find them there.
     staying = DIRECT_BYTES if t.VECTOR_BYTES == 64 else DIRECT_BYTES // 2
-    by_parts = direct and staying < numbers // shares * t.BYTES <= DIRECT_BYTES
+    by_parts = direct and staying < numbers * t.BYTES <= DIRECT_BYTES  # whatever the threads
     parts = 2 if by_parts and depth_known > 1 and (known.rows or 0) > FEW_ROWS else 1
     # Where A does not stay in the second cache, a block of it is read for all columns; its rows are
     # copied, for they lie so far apart that they would fall into few cache sets.

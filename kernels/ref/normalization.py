@@ -64,12 +64,12 @@ def affine_dw(x, dy, dscale, dshift):
 
 
 def _columns_gradient(graph, node, dy, dmean, dvariance, dstandard):
-    (_, scale, shift), (y, _, variance, standard) = node.inputs, node.outputs
-    dx, dscale, dshift = graph.emit(
-        "standardize_columns_grad", dy, standard or y, variance, scale,
-        outputs=(True, scale is not None, shift is not None), epsilon=node.attrs["epsilon"],
+    (_, scale, _), (y, _, variance, standard) = node.inputs, node.outputs
+    wanted = tuple(t is not None and graph.needs_gradient(t) for t in node.inputs)
+    return graph.emit(
+        "standardize_columns_grad", dy, standard or y, variance, scale, outputs=wanted,
+        epsilon=node.attrs["epsilon"],
     )  # fmt: skip
-    return dx, dscale, dshift
 
 
 _POSITIVE = (0.0, float("inf"))
@@ -111,7 +111,7 @@ def standardize_columns(
 
 
 @op(
-    "dy[B,F] standard[B,F] variance[F] scale?[F] -> dx[B,F] dscale?[F] dshift?[F]",
+    "dy[B,F] standard[B,F] variance[F] scale?[F] -> dx?[B,F] dscale?[F] dshift?[F]",
     flops=_passes(8),
     in_place={"dx": "dy"},
     whole=True,
@@ -126,6 +126,8 @@ def standardize_columns_grad(dy, standard, variance, scale, dx, dscale, dshift, 
         dscale[...] = slope
     if dshift is not None:
         dshift[...] = middle
+    if dx is None:
+        return
     np.subtract(dy, middle / rows, out=dx)
     dx -= standard * (slope / rows)
     factor = 1 / np.sqrt(variance + dy.dtype.type(epsilon))
