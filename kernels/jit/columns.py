@@ -69,8 +69,8 @@ def passing(t: Any, f: Callable, writes: int = 1, sums: int = 0, parameters: int
                 start = e.builder.add(e.builder.mul(r, ld), column)
                 of_rows = [_registers(e, p, start, count, mask) for p in (a, b)]
                 added = []
-                for i, numbers in enumerate(zip(*of_rows, *of_columns, strict=True)):
-                    found = f(*numbers, *given)
+                for i, registers in enumerate(zip(*of_rows, *of_columns, strict=True)):
+                    found = f(*registers, *given)
                     made = found if isinstance(found, tuple) else (found,)
                     for x, to in reversed(list(zip(made[:writes], (y, z), strict=False))):
                         e.store(x.value, e.at(e.at(to, start), i * e.lanes), mask)

@@ -88,11 +88,11 @@ def _step_field(name: str, type_: Any) -> Any:
     return _field(name, type_, _in_step)
 
 
-def _address(name: str, type_: Any, convert: Callable) -> Any:
-    """``address(call, i)``: address i of a field of a call, converted."""
+def _entry(name: str, type_: Any, convert: Callable) -> Any:
+    """``entry(call, i)``: address i in a field of a call, as ``convert`` makes it."""
 
     @intrinsic
-    def address(typing_context, call, i):
+    def entry(typing_context, call, i):
         def build(context, builder, signature, arguments):
             at = builder.gep(_in_call(builder, name, arguments[0]), [arguments[1]])
             to = context.get_value_type(signature.return_type)
@@ -100,7 +100,7 @@ def _address(name: str, type_: Any, convert: Callable) -> Any:
 
         return type_(types.voidptr, types.int64), build
 
-    return address
+    return entry
 
 
 def _as_pointer(type_: Any) -> Any:
@@ -119,9 +119,9 @@ def _as_pointer(type_: Any) -> Any:
 sizes = _field("sizes", types.int64)
 constants = _field("constants", types.float64)
 #: Address of the loop of the call's formula (0) or of its companion (1); 0 where none is.
-formula = _address("formulas", types.uintp, lambda builder, value, to: value)
+formula = _entry("formulas", types.uintp, lambda builder, value, to: value)
 #: Whether operand i is there.
-given = _address("buffers", types.boolean, lambda builder, value, to: builder.icmp_unsigned(
+given = _entry("buffers", types.boolean, lambda builder, value, to: builder.icmp_unsigned(
     "!=", value, ir.Constant(value.type, 0)))  # fmt: skip
 
 _number = _step_field("step", types.int64)
@@ -165,7 +165,7 @@ def seed(call):
 
 def _operand(type_: Any) -> Any:
     """``operand(call, i)``: operand i as a pointer to numbers of a type."""
-    return _address("buffers", pointer(type_), ir.IRBuilder.inttoptr)
+    return _entry("buffers", pointer(type_), ir.IRBuilder.inttoptr)
 
 
 doubles = _operand(types.float64)
@@ -343,7 +343,7 @@ def of(dtype: str) -> Any:
     number = numba.from_dtype(np.dtype(dtype))
     reals = pointer(number)
     n, p = types.int64, pointer(types.float64)
-    weights = _operand(number)
+    operand = _operand(number)
     lanes = compiled.vector_bytes() // np.dtype(dtype).itemsize
 
     @intrinsic
@@ -359,7 +359,7 @@ def of(dtype: str) -> Any:
     @inline
     def row_weight(call, r):
         """The sample weight of row r: every loss has the weights as its fourth operand."""
-        return np.float64(weights(call, 3)[r]) if given(call, 3) else 1.0
+        return np.float64(operand(call, 3)[r]) if given(call, 3) else 1.0
 
     @inline
     def rows_at_once(columns):
@@ -374,7 +374,7 @@ def of(dtype: str) -> Any:
         "scratch": scratch,
         "rows_at_once": rows_at_once,
         "row_weight": row_weight,
-        "reals": weights,
+        "reals": operand,
         "view_reals": _reinterpret(number),
         "local": _local(number),
         "local_addresses": _local(types.uintp),
