@@ -8,41 +8,33 @@ worked on as one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
 
-from .vectors import Emitter, Vector, constant, emitted, parameters_of
+from .flow import Size
+from .vectors import Emitter, Vector, emitted, parameters_of
 
 COLUMNS = 64  # of a block
 RUN = 64  # rows summed in the model's type, before they are added in double
 STRIP = 4  # registers side by side: as many sums hide the latency of an addition
 
 
-def _strips(
-    e: Emitter, n: ir.Value, strip: Callable[[ir.Value, int, ir.Value | None], None]
-) -> None:
-    """``strip(first column, registers, mask of the last one)`` for all of n columns."""
+def _strips(e: Emitter, n: Size, strip: Callable[[int, ir.Value | None, Size], None]) -> None:
+    """``strip(registers, mask of the last one, first column)`` for all of n columns."""
 
-    def whole(count: int) -> Callable[[ir.Value, list[ir.Value]], list[ir.Value]]:
-        def body(column: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            strip(column, count, None)
-            return []
-
-        return body
-
-    at = constant(0)
+    at: Size = 0
     for count in (STRIP, 1):
-        size = constant(count * e.lanes)
-        stop = e.builder.mul(e.builder.sdiv(n, size), size)
-        e.loop(at, stop, count * e.lanes, [], whole(count))
+        stop = e.rounded(n, count * e.lanes)
+        e.each(at, stop, count * e.lanes, partial(strip, count, None))
         at = stop
-    with e.builder.if_then(e.builder.icmp_signed("<", at, n)):
-        strip(at, 1, e.mask(e.builder.sub(n, at)))
+    with e.builder.if_then(e.less(at, n)):
+        strip(1, e.mask(e.sub(n, at)), at)
 
 
 def _registers(
-    e: Emitter, p: ir.Value, column: ir.Value, count: int, mask: ir.Value | None
+    e: Emitter, p: ir.Value, column: Size, count: int, mask: ir.Value | None
 ) -> list[Vector]:
     start = e.at(p, column)
     return [Vector(e, e.load(e.at(start, v * e.lanes), mask)) for v in range(count)]
@@ -62,11 +54,11 @@ def passing(t: Any, f: Callable, writes: int = 1, sums: int = 0, parameters: int
         given = [Vector(e, x) for x in parameters_of(e, numbers, parameters)]
         totals = (total, second)[:sums]
 
-        def strip(column, count, mask):
+        def strip(count, mask, column):
             of_columns = [_registers(e, p, column, count, mask) for p in (u, v, w)]
 
             def row(r, carried):
-                start = e.builder.add(e.builder.mul(r, ld), column)
+                start = e.add(e.mul(r, ld), column)
                 of_rows = [_registers(e, p, start, count, mask) for p in (a, b)]
                 added = []
                 for i, registers in enumerate(zip(*of_rows, *of_columns, strict=True)):
@@ -79,7 +71,7 @@ def passing(t: Any, f: Callable, writes: int = 1, sums: int = 0, parameters: int
 
             before = [_registers(e, p, column, count, mask) for p in totals]
             in_order = [p[i].value for i in range(count) for p in before]
-            after = e.loop(constant(0), rows, 1, in_order, row)
+            after = e.loop(0, rows, 1, in_order, row)
             for k, x in enumerate(after):
                 to = e.at(totals[k % sums], column)
                 e.store(x, e.at(to, k // sums * e.lanes), mask)

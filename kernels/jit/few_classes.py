@@ -12,19 +12,25 @@ from typing import Any
 from llvmlite import ir
 
 from . import products
-from .vectors import I32, Emitter, Vector, choose, constant, emitted, on_registers
+from .calls import Call, emitted_kernel
+from .flow import Size
+from .vectors import I32, Emitter, Vector, choose, on_registers
 
 
 def cross_entropy(t: Any, classes: int, weighted: bool, gradient: bool) -> Callable:
     """The kernel of ``softmax_cross_entropy`` with labels, for a number of classes."""
 
-    def emit(e, z, labels, weights, losses, dz, first, last, batch):
+    def softmax_cross_entropy(e: Emitter, call: Call) -> None:
+        """rows = -weight log softmax(z) at the label; dz = weight / B (softmax(z) - 1 there)"""
         n = e.lanes
+        z, labels, weights = call.operand(0), call.integers(1), call.operand(3)
+        losses, dz, batch = call.doubles(4), call.operand(5), call.batch_rows()
+        first, last = call.share(call.size(0), n)
         double = ir.VectorType(ir.DoubleType(), n)
         functions = on_registers(e)
 
-        def block(start, _):
-            count = e.least(e.builder.sub(last, start), constant(n))
+        def block(start: ir.Value) -> None:
+            count = e.least(e.sub(last, start), n)
             columns = _columns(e, z, start, last, classes)
             largest = columns[0]
             for column in columns[1:]:
@@ -56,35 +62,18 @@ def cross_entropy(t: Any, classes: int, weighted: bool, gradient: bool) -> Calla
                     for power, is_right in zip(powers, right, strict=True)
                 ]
                 _store_rows(e, [line.value for line in lines], dz, start, count)
-            return []
 
-        e.loop(first, last, n, [], block)
+        e.each(first, last, n, block)
 
-    run = emitted(t, emit)
-    batch_rows, doubles, labels, reals, share, sizes, VLEN = (
-        t.batch_rows, t.doubles, t.labels, t.reals, t.share, t.sizes, t.VLEN
-    )  # fmt: skip
-
-    def softmax_cross_entropy(call, thread, threads):
-        """rows = -weight log softmax(z) at the label; dz = weight / B (softmax(z) - 1 there)"""
-        rows = sizes(call)[0]
-        first, last = share(rows, VLEN, thread, threads), share(rows, VLEN, thread + 1, threads)
-        run(
-            (reals(call, 0), labels(call, 1), reals(call, 3), doubles(call, 4), reals(call, 5),
-             first, last, float(batch_rows(call)))
-        )  # fmt: skip
-
-    return softmax_cross_entropy
+    return emitted_kernel(t, softmax_cross_entropy)
 
 
-def _columns(
-    e: Emitter, z: ir.Value, start: ir.Value, last: ir.Value, classes: int
-) -> list[Vector]:
+def _columns(e: Emitter, z: ir.Value, start: ir.Value, last: Size, classes: int) -> list[Vector]:
     """A block of rows by columns; rows that are not there repeat the last one."""
     n = e.lanes
-    end = e.builder.sub(last, constant(1))
-    rows = [e.least(e.builder.add(start, constant(i)), end) for i in range(n)]
-    starts = [e.at(z, e.builder.mul(row, constant(classes))) for row in rows]
+    end = e.sub(last, 1)
+    rows = [e.least(e.add(start, i), end) for i in range(n)]
+    starts = [e.at(z, e.mul(row, classes)) for row in rows]
     found: list[ir.Value] = []
     for c in range(0, classes, n):
         mask = e.mask(classes - c) if classes - c < n else None
@@ -93,7 +82,7 @@ def _columns(
 
 
 def _store_rows(
-    e: Emitter, lines: list[ir.Value], to: ir.Value, start: ir.Value, count: ir.Value
+    e: Emitter, lines: list[ir.Value], to: ir.Value, start: ir.Value, count: Size
 ) -> None:
     """The inverse, for the first ``count`` rows."""
     n, classes = e.lanes, len(lines)
@@ -101,16 +90,16 @@ def _store_rows(
     for c in range(0, classes, n):
         mask = e.mask(classes - c) if classes - c < n else None
         for i, line in enumerate(products.turned(e, lines[c : c + n])):
-            row = e.builder.mul(e.builder.add(start, constant(i)), constant(classes))
-            with e.builder.if_then(e.builder.icmp_signed("<", constant(i), count)):
-                e.store(line, e.at(to, e.builder.add(row, constant(c))), mask)
+            row = e.mul(e.add(start, i), classes)
+            with e.builder.if_then(e.less(i, count)):
+                e.store(line, e.at(to, e.add(row, c)), mask)
 
 
 def _whole(e: Emitter, number: int) -> ir.Constant:
     return ir.Constant(ir.VectorType(I32, e.lanes), [number] * e.lanes)
 
 
-def _labels(e: Emitter, labels: ir.Value, start: ir.Value, count: ir.Value) -> ir.Value:
+def _labels(e: Emitter, labels: ir.Value, start: ir.Value, count: Size) -> ir.Value:
     """The labels of a block of rows; 0 for those that are not there."""
     of = ir.VectorType(I32, e.lanes)
     to = e.builder.bitcast(e.at(labels, start), of.as_pointer())
@@ -128,7 +117,7 @@ def _narrowed(e: Emitter, x: ir.Value) -> ir.Value:
     return x if e.dtype.itemsize == 8 else e.builder.fptrunc(x, e.type)
 
 
-def _store_doubles(e: Emitter, x: ir.Value, to: ir.Value, count: ir.Value) -> None:
+def _store_doubles(e: Emitter, x: ir.Value, to: ir.Value, count: Size) -> None:
     mask = e.mask(count)
     at = e.builder.bitcast(to, x.type.as_pointer())
     type_ = ir.FunctionType(ir.VoidType(), [x.type, at.type, I32, mask.type])

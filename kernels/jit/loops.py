@@ -20,7 +20,7 @@ from .. import source
 from ..formula import Formula
 from ..source import Source
 from . import elementary
-from .vectors import Emitter, constant, emitted, fits, parameters_of, whole_registers
+from .vectors import emitted, fits, parameters_of, whole_registers
 
 
 class Scalars(source.Target):
@@ -155,21 +155,6 @@ def _over_arrays(loop: str, function: Source, parameters: int, dtype: str, reads
     return _define("\n".join(lines), scope, signature)
 
 
-def _each_register(e: Emitter, n: Any, work: Callable[[Any, Any], None]) -> None:
-    """``work(i, mask)`` for the numbers of a register from i on; a whole one's mask is None."""
-
-    def part(mask: Any) -> Any:
-        def body(i: Any, _: Any) -> list[Any]:
-            work(i, mask)
-            return []
-
-        return body
-
-    whole = e.builder.mul(e.builder.sdiv(n, constant(e.lanes)), constant(e.lanes))
-    e.loop(constant(0), whole, e.lanes, [], part(None))
-    e.loop(whole, n, e.lanes, [], part(e.mask(e.builder.sub(n, whole))))
-
-
 def _activation_on_registers(formula: Formula, dtype: str) -> Any:
     """Where a number may be its own result, as with relu, LLVM leaves that one in memory and stores
     the others by a mask, which on Zen 3 takes seven times as long. It does not while something that
@@ -184,12 +169,12 @@ def _activation_on_registers(formula: Formula, dtype: str) -> Any:
         def work(i: Any, mask: Any) -> None:
             place = e.at(y, i)
             x = e.load(place, mask)
-            ahead = e.least(e.builder.add(i, constant(AHEAD)), e.builder.sub(n, constant(1)))
+            ahead = e.least(e.add(i, AHEAD), e.sub(n, 1))
             e.prefetch(e.at(y, ahead), changed=True)
             (found,) = e.apply(function, x, *parameters)
             e.store(found, place, mask)
 
-        _each_register(e, n, work)
+        e.each_register(n, work)
 
     _, pointer = _types(dtype)
     signature = types.void(pointer, types.int64, types.CPointer(types.float64))
@@ -216,7 +201,7 @@ def _optimizer_on_registers(formula: Formula, dtype: str) -> Any:
             for new, place in zip(found, places, strict=True):
                 e.store(new, place, mask)
 
-        _each_register(e, n, work)
+        e.each_register(n, work)
 
     slots = range(len(formula.state))
     pointers = "".join(f", pointer_at(states, {k})" for k in slots)

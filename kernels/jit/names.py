@@ -20,9 +20,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..aot import executor
 from . import compiled, elementary
-from .vectors import prefer_whole_registers, whole_registers  # noqa: F401
+from .calls import in_call, in_step, share_of
+from .flow import Flow
+from .vectors import whole_registers  # noqa: F401
 
 OPTIONS = elementary.OPTIONS
 
@@ -31,9 +32,6 @@ KERNEL = types.void(types.voidptr, types.int32, types.int32)
 
 #: Numbers that a kernel works on while they stay in the first cache.
 CHUNK = 1024
-
-#: Place of the weight decay among the numbers of the update rule.
-DECAY = 15
 
 inline = elementary.jit
 
@@ -53,24 +51,7 @@ def pointer(type_: Any) -> Any:
 # ------------------------------------------------------------------ calls and steps
 
 
-def _place(builder: ir.IRBuilder, record: np.dtype, name: str, start: ir.Value) -> ir.Value:
-    """Address of a field of the record at ``start``, as a pointer to 64-bit integers."""
-    fields: Any = record.fields
-    at = builder.gep(start, [ir.Constant(ir.IntType(64), fields[name][1])])
-    return builder.bitcast(at, ir.IntType(64).as_pointer())
-
-
-def _in_call(builder: ir.IRBuilder, name: str, call: ir.Value) -> ir.Value:
-    prefer_whole_registers(builder.function)  # every kernel reads its call
-    return _place(builder, executor.CALL, name, call)
-
-
-def _in_step(builder: ir.IRBuilder, name: str, call: ir.Value) -> ir.Value:
-    step = builder.load(_in_call(builder, "step", call))
-    return _place(builder, executor.STEP, name, builder.inttoptr(step, call.type))
-
-
-def _field(name: str, type_: Any, place: Callable = _in_call) -> Any:
+def _field(name: str, type_: Any, place: Callable = in_call) -> Any:
     """``field(call)``: a pointer to a field of a call, or of its step."""
 
     @intrinsic
@@ -85,7 +66,7 @@ def _field(name: str, type_: Any, place: Callable = _in_call) -> Any:
 
 
 def _step_field(name: str, type_: Any) -> Any:
-    return _field(name, type_, _in_step)
+    return _field(name, type_, in_step)
 
 
 def _entry(name: str, type_: Any, convert: Callable) -> Any:
@@ -94,7 +75,7 @@ def _entry(name: str, type_: Any, convert: Callable) -> Any:
     @intrinsic
     def entry(typing_context, call, i):
         def build(context, builder, signature, arguments):
-            at = builder.gep(_in_call(builder, name, arguments[0]), [arguments[1]])
+            at = builder.gep(in_call(builder, name, arguments[0]), [arguments[1]])
             to = context.get_value_type(signature.return_type)
             return convert(builder, builder.load(at), to)
 
@@ -132,12 +113,6 @@ _seed = _step_field("seed", types.uint64)
 #: The learning rate, at index 0; the numbers of the update rule.
 rate = _step_field("rate", types.float64)
 rule = _step_field("rule", types.float64)
-
-
-@inline
-def kept(call):
-    """What weight decay leaves of a weight."""
-    return 1.0 - rule(call)[0] * rule(call)[DECAY]
 
 
 @inline
@@ -308,24 +283,7 @@ def share(typing_context, n, unit, thread, threads):
     """Where this thread's part of n begins, in whole units."""
 
     def build(context, builder, signature, arguments):
-        n, unit, thread, threads = arguments
-        one, none = (ir.Constant(n.type, x) for x in (1, 0))
-        # With one thread, without two divisions.
-        with builder.if_else(builder.icmp_signed("==", threads, one)) as (alone, shared):
-            with alone:
-                all_or_none = builder.select(builder.icmp_signed("==", thread, none), none, n)
-                if_alone = builder.block
-            with shared:
-                blocks = builder.sdiv(builder.sub(builder.add(n, unit), one), unit)
-                start = builder.sdiv(builder.mul(blocks, thread), threads)
-                start = builder.mul(start, unit)
-                inside = builder.icmp_signed("<", start, n)
-                start = builder.select(inside, start, n)
-                if_shared = builder.block
-        result = builder.phi(n.type)
-        result.add_incoming(all_or_none, if_alone)
-        result.add_incoming(start, if_shared)
-        return result
+        return share_of(Flow(builder), *arguments)
 
     return types.int64(*[types.int64] * 4), build
 
@@ -351,7 +309,7 @@ def of(dtype: str) -> Any:
         """This thread's working memory."""
 
         def build(context, builder, signature, arguments):
-            address = builder.load(_in_step(builder, "scratch", arguments[0]))
+            address = builder.load(in_step(builder, "scratch", arguments[0]))
             return builder.inttoptr(address, context.get_value_type(signature.return_type))
 
         return reals(types.voidptr), build

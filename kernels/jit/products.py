@@ -10,18 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any
 
 from llvmlite import ir
 
-from .vectors import Emitter, constant
-
-#: A size that may be known when the code is made: a number, else the value at run time.
-Size: TypeAlias = "int | ir.Value"
+from .flow import Size
+from .vectors import Emitter
 
 #: Called with a tile's registers by row, the rows' number, the first column's, and the mask of the
 #: last register (None: whole).
-Finish = Callable[[list[list[ir.Value]], ir.Value, ir.Value, Any], None]
+Finish = Callable[[list[list[ir.Value]], Size, Size, Any], None]
 
 
 @dataclass(frozen=True)
@@ -43,18 +42,17 @@ class Operands:
     b_k: Size
     k: Size
     packed: int = 0
-    written: Callable[[ir.Value, ir.Value], list[ir.Value]] | None = None
+    written: Callable[[Size, Size], list[ir.Value]] | None = None
     ahead: bool = False
 
 
-def value(n: Size) -> ir.Value:
-    return constant(n) if isinstance(n, int) else n
-
-
-def times(e: Emitter, a: Size, b: Size) -> Size:
-    if isinstance(a, int) and isinstance(b, int):
-        return a * b
-    return e.builder.mul(value(a), value(b))
+def each(made: Sequence[Sequence[ir.Value]], mask: Any) -> list[tuple[int, int, ir.Value, Any]]:
+    """Row and register numbers of a tile, with the values and their masks."""
+    return [
+        (r, v, x, mask if v == len(row) - 1 else None)
+        for r, row in enumerate(made)
+        for v, x in enumerate(row)
+    ]
 
 
 def tile_rows(registers: int, wide: int) -> int:
@@ -114,41 +112,41 @@ def tile(
         of_b = [e.load(e.at(b, v * e.lanes), mask if v == wide - 1 else None) for v in range(wide)]
         made = []
         for r in range(rows):
-            number = e.splat(e.builder.load(e.at(a, value(times(e, r, o.a_row)))))
+            number = e.splat(e.builder.load(e.at(a, e.mul(r, o.a_row))))
             made += [e.fused(number, of_b[v], sums[r * wide + v]) for v in range(wide)]
-        return [e.at(a, value(o.a_k)), e.at(b, value(o.b_k)), *made]
+        return [e.at(a, o.a_k), e.at(b, o.b_k), *made]
 
     carried = [a, b, *[e.zero] * (rows * wide)]
-    done = constant(0)
+    done: Size = 0
     if written:
-        count = constant(rows * wide)
-        each = e.builder.sdiv(value(o.k), count)
+        count = rows * wide
+        each = e.div(o.k, count)
 
         def some(register: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             for line in written(register):
                 e.prefetch(line, changed=True)
-            return e.loop(constant(0), each, 1, carried, step)
+            return e.loop(0, each, 1, carried, step)
 
-        carried = e.loop(constant(0), count, 1, carried, some)
-        done = e.builder.mul(each, count)
+        carried = e.loop(0, count, 1, carried, some)
+        done = e.mul(each, count)
     elif ahead:
-        done = e.builder.mul(e.builder.sdiv(value(o.k), constant(e.lanes)), constant(e.lanes))
+        done = e.rounded(o.k, e.lanes)
 
         def line_of_k(k: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             for row in ahead:
                 e.prefetch(e.at(row, k))
-            return e.loop(constant(0), constant(e.lanes), 1, carried, step)
+            return e.loop(0, e.lanes, 1, carried, step)
 
-        carried = e.loop(constant(0), done, e.lanes, carried, line_of_k)
-    _, _, *sums = e.loop(done, value(o.k), 1, carried, step)
+        carried = e.loop(0, done, e.lanes, carried, line_of_k)
+    _, _, *sums = e.loop(done, o.k, 1, carried, step)
     return [sums[r * wide : (r + 1) * wide] for r in range(rows)]
 
 
 def multiply(
     e: Emitter,
     o: Operands,
-    first: ir.Value,
-    last: ir.Value,
+    first: Size,
+    last: Size,
     columns: Size,
     finish: Finish,
     expected: int | None = None,
@@ -164,100 +162,70 @@ def multiply(
     def panel(
         row: ir.Value, height: int, column: Size, wide: int, mask: Any, last: bool = False
     ) -> None:
-        a = e.at(o.a, value(times(e, row, o.a_row)))
-        b = e.at(
-            o.b, value(times(e, column, o.k) if o.packed else column)
-        )  # column k: whole panels
+        a = e.at(o.a, e.mul(row, o.a_row))
+        b = e.at(o.b, e.mul(column, o.k) if o.packed else column)  # column k: whole panels
 
         def written(register: ir.Value) -> list[ir.Value]:
             # Of the next tile: of the next panel, or of the next rows.
-            after = e.builder.add(value(column), constant(wide * e.lanes))
-            more = e.builder.icmp_signed("<", after, value(columns))
-            r = e.builder.select(more, row, e.builder.add(row, constant(height)))
-            r = e.builder.add(r, e.builder.sdiv(register, constant(wide)))
-            c = e.builder.select(more, after, constant(0))
-            v = e.builder.mul(e.builder.srem(register, constant(wide)), constant(e.lanes))
-            return o.written(r, e.builder.add(c, v)) if o.written else []
+            after = e.add(column, wide * e.lanes)
+            more = e.less(after, columns)
+            r = e.select(more, row, e.add(row, height))
+            c = e.select(more, after, 0)
+            v = e.mul(e.rem(register, wide), e.lanes)
+            return o.written(e.add(r, e.div(register, wide)), e.add(c, v)) if o.written else []
 
         ahead = [
-            e.at(a, value(times(e, height + r, o.a_row)))
-            for r in range(height if last and fetches else 0)
+            e.at(a, e.mul(height + r, o.a_row)) for r in range(height if last and fetches else 0)
         ]
         made = tile(e, o, a, b, height, wide, mask, written if o.written else None, ahead)
-        finish(made, row, value(column), mask)
+        finish(made, row, column, mask)
 
-    def block(row: ir.Value, height: int) -> None:
+    def block(height: int, row: ir.Value) -> None:
         if known is None:
             _unknown_columns(e, columns, 2, lambda *p: panel(row, height, *p))
             return
 
-        def whole(column: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            panel(row, height, column, widest, None)
-            return []
-
         column = many * widest * e.lanes
         if many:
-            e.loop(constant(0), constant(column), widest * e.lanes, [], whole)
+            e.each(0, column, widest * e.lanes, lambda c: panel(row, height, c, widest, None))
         for wide in others:
             inside = min(known - column, wide * e.lanes) % e.lanes
             last = column + wide * e.lanes >= known
             panel(row, height, column, wide, e.mask(inside) if inside else None, last)
             column += wide * e.lanes
 
-    def rows_of(height: int) -> Callable[[ir.Value, list[ir.Value]], list[ir.Value]]:
-        def body(row: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            block(row, height)
-            return []
-
-        return body
-
     at = first
     for height in heights(most, expected):
-        if height == 1:
-            e.loop(at, last, 1, [], rows_of(1))
-            break
-        whole = e.builder.sdiv(e.builder.sub(last, at), constant(height))
-        stop = e.builder.add(at, e.builder.mul(whole, constant(height)))
-        e.loop(at, stop, height, [], rows_of(height))
+        stop = e.add(at, e.rounded(e.sub(last, at), height)) if height > 1 else last
+        e.each(at, stop, height, partial(block, height))
         at = stop
 
 
 def _unknown_columns(
-    e: Emitter, columns: ir.Value, wide: int, panel: Callable[[ir.Value, int, Any], None]
+    e: Emitter, columns: Size, wide: int, panel: Callable[[ir.Value, int, Any], None]
 ) -> None:
     """Whole panels, then the registers that are left, one at a time."""
     size = wide * e.lanes
 
-    def whole(column: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-        panel(column, wide, None)
-        return []
+    def rest(column: ir.Value) -> None:
+        panel(column, 1, e.mask(e.least(e.sub(columns, column), e.lanes)))
 
-    def rest(column: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-        left = e.builder.sub(columns, column)
-        panel(column, 1, e.mask(e.least(left, constant(e.lanes))))
-        return []
-
-    stop = e.builder.mul(e.builder.sdiv(columns, constant(size)), constant(size))
-    e.loop(constant(0), stop, size, [], whole)
-    e.loop(stop, columns, e.lanes, [], rest)
+    stop = e.rounded(columns, size)
+    e.each(0, stop, size, lambda column: panel(column, wide, None))
+    e.each(stop, columns, e.lanes, rest)
 
 
 def dots(e: Emitter, a: ir.Value, b: ir.Value, k: Size) -> ir.Value:
     """The sum of a[i] b[i] over k contiguous numbers."""
-    whole = k // e.lanes * e.lanes if isinstance(k, int) else None
-    stop = (
-        value(whole)
-        if whole is not None
-        else e.builder.mul(e.builder.sdiv(value(k), constant(e.lanes)), constant(e.lanes))
-    )
+    stop = e.rounded(k, e.lanes)
 
     def step(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
         return [e.fused(e.load(e.at(a, i)), e.load(e.at(b, i)), carried[0])]
 
-    (sums,) = e.loop(constant(0), stop, e.lanes, [e.zero], step)
-    left = k - whole if whole is not None and isinstance(k, int) else None
+    (sums,) = e.loop(0, stop, e.lanes, [e.zero], step)
+    left = e.sub(k, stop)
     if left != 0:
-        mask = e.mask(left if left is not None else e.builder.sub(value(k), stop))
+        mask = e.mask(left)
         sums = e.fused(e.load(e.at(a, stop), mask), e.load(e.at(b, stop), mask), sums)
     return e.total(sums)
 
@@ -290,45 +258,38 @@ def transpose(e: Emitter, source: ir.Value, ld: Size, rows: Size, k: Size, to: i
     """
     n = e.lanes
     all_there = isinstance(rows, int) and rows % n == 0
-    whole = times(e, n, k // n if isinstance(k, int) else e.builder.sdiv(k, constant(n)))
+    whole = e.rounded(k, n)
 
     def line(j: ir.Value, r: int) -> ir.Value:
-        row = e.builder.add(j, constant(r))
+        row = e.add(j, r)
         if not all_there:  # rows that are not there repeat the last one
-            row = e.least(row, e.builder.sub(value(rows), constant(1)))
-        return e.at(source, e.builder.mul(row, value(ld)))
+            row = e.least(row, e.sub(rows, 1))
+        return e.at(source, e.mul(row, ld))
 
-    def block(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def block(j: ir.Value) -> None:
         lines = [line(j, r) for r in range(n)]
-        inside = e.builder.srem(j, constant(panel))
-        start = e.builder.mul(e.builder.sub(j, inside), value(k))
-        start = e.builder.add(start, inside)
+        inside = e.rem(j, panel)
+        start = e.add(e.mul(e.sub(j, inside), k), inside)
 
         def place(i: ir.Value, r: int) -> ir.Value:
-            row = e.builder.mul(e.builder.add(i, constant(r)), constant(panel))
-            return e.at(to, e.builder.add(start, row))
+            return e.at(to, e.add(start, e.mul(e.add(i, r), panel)))
 
-        def part(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        def part(i: ir.Value) -> None:
             made = turned(e, [e.load(e.at(p, i)) for p in lines])
             for r, numbers in enumerate(made):
                 e.store(numbers, place(i, r))
-            return []
 
-        def rest(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            count = e.builder.sub(value(k), i)
+        def rest(i: ir.Value) -> None:
+            count = e.sub(k, i)
             made = turned(e, [e.load(e.at(p, i), e.mask(count)) for p in lines])
             for r, numbers in enumerate(made):
-                with e.builder.if_then(e.builder.icmp_signed("<", constant(r), count)):
+                with e.builder.if_then(e.less(r, count)):
                     e.store(numbers, place(i, r))
-            return []
 
-        if whole != 0:
-            e.loop(constant(0), value(whole), n, [], part)
-        if whole != k:
-            e.loop(value(whole), value(k), n, [], rest)
-        return []
+        e.each(0, whole, n, part)
+        e.each(whole, k, n, rest)
 
-    e.loop(constant(0), value(rows), n, [], block)
+    e.each(0, rows, n, block)
 
 
 def pack_rows(e: Emitter, source: ir.Value, ld: Size, k: Size, width: Size, to: ir.Value,
@@ -336,40 +297,34 @@ def pack_rows(e: Emitter, source: ir.Value, ld: Size, k: Size, width: Size, to: 
     """k rows of source, ``width`` columns of each, as panels of so many columns one behind the
     other: each row is read in one run."""
 
-    def row(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-        start = e.at(source, e.builder.mul(i, value(ld)))
-        line = e.at(to, e.builder.mul(i, constant(panel)))
+    def row(i: ir.Value) -> None:
+        start, line = e.at(source, e.mul(i, ld)), e.at(to, e.mul(i, panel))
 
-        def part(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            mask = e.mask(e.least(e.builder.sub(value(width), j), constant(e.lanes)))
-            before = e.builder.mul(e.builder.sdiv(j, constant(panel)), constant(panel))
-            place = e.builder.sub(e.builder.add(e.builder.mul(before, value(k)), j), before)
+        def part(j: ir.Value) -> None:
+            mask = e.mask(e.least(e.sub(width, j), e.lanes))
+            before = e.rounded(j, panel)
+            place = e.add(e.mul(before, k), e.sub(j, before))
             e.store(e.load(e.at(start, j), mask), e.at(line, place))
-            return []
 
-        e.loop(constant(0), value(width), e.lanes, [], part)
-        return []
+        e.each(0, width, e.lanes, part)
 
-    e.loop(constant(0), value(k), 1, [], row)
+    e.each(0, k, 1, row)
 
 
-def copy_rows(e: Emitter, source: ir.Value, ld: Size, first: ir.Value, last: ir.Value,
+def copy_rows(e: Emitter, source: ir.Value, ld: Size, first: Size, last: Size,
               width: Size, to: ir.Value, ld_to: int) -> None:  # fmt: skip
     """Rows first to last of source, ``width`` columns of each, to whole registers."""
 
-    def row(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-        start = e.at(source, e.builder.mul(i, value(ld)))
-        into = e.at(to, e.builder.mul(e.builder.sub(i, first), constant(ld_to)))
+    def row(i: ir.Value) -> None:
+        start, into = e.at(source, e.mul(i, ld)), e.at(to, e.mul(e.sub(i, first), ld_to))
 
-        def part(j: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            mask = e.mask(e.least(e.builder.sub(value(width), j), constant(e.lanes)))
+        def part(j: ir.Value) -> None:
+            mask = e.mask(e.least(e.sub(width, j), e.lanes))
             e.store(e.load(e.at(start, j), mask), e.at(into, j))
-            return []
 
-        e.loop(constant(0), value(width), e.lanes, [], part)
-        return []
+        e.each(0, width, e.lanes, part)
 
-    e.loop(first, last, 1, [], row)
+    e.each(first, last, 1, row)
 
 
 def column_sums(
@@ -378,7 +333,7 @@ def column_sums(
     b_k: Size,
     k: Size,
     columns: Size,
-    keep: Callable[[ir.Value, ir.Value, Any], None],
+    keep: Callable[[Size, ir.Value, Any], None],
 ) -> None:
     """Sums over k rows of b; ``keep(column, sums, mask)`` takes each register of them.
 
@@ -386,17 +341,16 @@ def column_sums(
     """
     if columns == 1 and b_k == 1:
         total = e.splat(total_of(e, b, k))
-        keep(constant(0), total, e.mask(1))
+        keep(0, total, e.mask(1))
         return
 
-    def group(column: ir.Value, wide: int, mask: Any) -> None:
-        def load(row: ir.Value, v: int) -> ir.Value:
-            place = e.builder.add(e.builder.mul(row, value(b_k)), column)
-            return e.load(e.at(b, e.builder.add(place, constant(v * e.lanes))),
-                          mask if v == wide - 1 else None)  # fmt: skip
+    def group(column: Size, wide: int, mask: Any) -> None:
+        def load(row: Size, v: int) -> ir.Value:
+            place = e.add(e.add(e.mul(row, b_k), column), v * e.lanes)
+            return e.load(e.at(b, place), mask if v == wide - 1 else None)
 
         def two(row: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-            after = e.builder.add(row, constant(1))
+            after = e.add(row, 1)
             even = [e.builder.fadd(sums[v], load(row, v)) for v in range(wide)]
             odd = [e.builder.fadd(sums[wide + v], load(after, v)) for v in range(wide)]
             return even + odd
@@ -404,13 +358,12 @@ def column_sums(
         def one(row: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
             return [e.builder.fadd(sums[v], load(row, v)) for v in range(wide)] + sums[wide:]
 
-        pairs = e.builder.mul(e.builder.sdiv(value(k), constant(2)), constant(2))
-        sums = e.loop(constant(0), pairs, 2, [e.zero] * (2 * wide), two)
-        sums = e.loop(pairs, value(k), 1, sums, one)
+        pairs = e.rounded(k, 2)
+        sums = e.loop(0, pairs, 2, [e.zero] * (2 * wide), two)
+        sums = e.loop(pairs, k, 1, sums, one)
         for v in range(wide):
             total = e.builder.fadd(sums[v], sums[wide + v])
-            place = e.builder.add(column, constant(v * e.lanes))
-            keep(place, total, mask if v == wide - 1 else None)
+            keep(e.add(column, v * e.lanes), total, mask if v == wide - 1 else None)
 
     if not isinstance(columns, int):
         _unknown_columns(e, columns, 4, group)
@@ -418,36 +371,32 @@ def column_sums(
     many, widest, others = panels_of(e, columns, 0)
     column = many * widest * e.lanes
 
-    def whole(column: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-        group(column, widest, None)
-        return []
-
     if many:
-        e.loop(constant(0), constant(column), widest * e.lanes, [], whole)
+        e.each(0, column, widest * e.lanes, lambda c: group(c, widest, None))
     for wide in others:
         inside = min(columns - column, wide * e.lanes) % e.lanes
-        group(constant(column), wide, e.mask(inside) if inside else None)
+        group(column, wide, e.mask(inside) if inside else None)
         column += wide * e.lanes
 
 
 def total_of(e: Emitter, x: ir.Value, n: Size) -> ir.Value:
     """The sum of n contiguous numbers."""
-    stop = e.builder.mul(e.builder.sdiv(value(n), constant(e.lanes)), constant(e.lanes))
+    stop = e.rounded(n, e.lanes)
 
     def step(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
         return [e.builder.fadd(sums[0], e.load(e.at(x, i)))]
 
-    (sums,) = e.loop(constant(0), stop, e.lanes, [e.zero], step)
-    rest = e.load(e.at(x, stop), e.mask(e.builder.sub(value(n), stop)))
+    (sums,) = e.loop(0, stop, e.lanes, [e.zero], step)
+    rest = e.load(e.at(x, stop), e.mask(e.sub(n, stop)))
     return e.total(e.builder.fadd(sums, rest))
 
 
-def strip(e: Emitter, o: Operands, rows: int, columns: ir.Value, finish: Finish) -> None:
+def strip(e: Emitter, o: Operands, rows: int, columns: Size, finish: Finish) -> None:
     """All of a product of a few rows, which fit into one tile."""
     wide = 2 if 2 * rows + 3 <= e.registers else 1
 
     def panel(column: Size, count: int, mask: Any) -> None:
-        made = tile(e, o, o.a, e.at(o.b, value(column)), rows, count, mask)
-        finish(made, constant(0), value(column), mask)
+        made = tile(e, o, o.a, e.at(o.b, column), rows, count, mask)
+        finish(made, 0, column, mask)
 
     _unknown_columns(e, columns, wide, panel)

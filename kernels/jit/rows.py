@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .vectors import Emitter, constant, emitted
+from .vectors import Emitter, emitted
 
 #: Registers of a row that are written out one by one.
 UNROLLED = 8
@@ -21,7 +21,7 @@ def _asked_for(t: Any, columns: int) -> Callable:
 
     def emit(e: Emitter, row: Any) -> None:
         for line in range(min(-(-columns * t.BYTES // LINE_BYTES), LINES)):
-            e.prefetch(e.at(row, constant(line * LINE_BYTES)))
+            e.prefetch(e.at(row, line * LINE_BYTES))
 
     lines = emitted(t, emit)
     at, octets, row_at, sizes = t.at, t.octets, t.row_at, t.sizes
@@ -60,15 +60,13 @@ def _fixed(t: Any, columns: int) -> Any:
         def register(at: Any, mask: Any) -> None:
             e.store(e.fused(e.load(e.at(source, at), mask), scales, offsets), e.at(x, at), mask)
 
-        def several(at: Any, _: Any) -> list[Any]:
+        def several(at: Any) -> None:
             for v in range(UNROLLED):
-                register(e.builder.add(at, constant(v * e.lanes)), None)
-            return []
+                register(e.add(at, v * e.lanes), None)
 
         size = UNROLLED * e.lanes
         start = columns // size * size
-        if start:
-            e.loop(constant(0), constant(start), size, [], several)
+        e.each(0, start, size, several)
         for at in range(start, columns, e.lanes):
             register(at, e.mask(columns - at) if columns - at < e.lanes else None)
 

@@ -5,43 +5,110 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .names import DECAY
+from llvmlite import ir
+
+from .calls import DECAY, Call, by_name
+from .flow import I64, Size
+from .vectors import Emitter, Vector, choose, parameters_of
 
 UPDATE_BLOCK = 1024  # numbers whose gradient is summed before the rule runs over them
 PENALTY_BLOCK = 4096  # numbers of one partial sum
 STATES = 4  # that a rule has at most
 
 
-def rule_over(t: Any, first_state: int) -> Callable:
-    """``apply_rule(call, start, w, g, n, decay)``, for calls whose state begins at an operand."""
-    R = t.R
-    address, at, formula, local_addresses, reals, rule, run_optimizer = (
-        t.address, t.at, t.formula, t.local_addresses, t.reals, t.rule, t.run_optimizer
-    )  # fmt: skip
+class Decay:
+    """What is done to a gradient and its weight before the rule, on registers.
 
-    @t.inline
-    def apply_rule(call, start, w, g, n, decay):
-        """Run the rule over n parameters from w on, at position ``start``, with gradients
-        g + l2 w + l1 sign(w) for decay = (l2, l1), once the weights have decayed by the rate times
-        their weight decay."""
-        numbers = rule(call)
-        l2, l1 = R(decay[0]), R(decay[1])
-        if l2 != R(0.0):
-            for i in range(n):
-                g[i] += l2 * w[i]
-        if l1 != R(0.0):
-            for i in range(n):
-                g[i] += l1 if w[i] > R(0.0) else (-l1 if w[i] < R(0.0) else w[i])
-        if numbers[DECAY] != 0.0:
-            kept = R(1.0 - numbers[0] * numbers[DECAY])
-            for i in range(n):
-                w[i] *= kept
-        state = local_addresses(STATES)
-        for i in range(STATES):
-            state[i] = address(at(reals(call, first_state + i), start))
-        run_optimizer(formula(call, 0), (w, g, state, n, numbers))
+    The gradient gets l2 w + l1 sign(w), for ``numbers`` = (l2, l1); the weight decays by the rate
+    times its weight decay."""
 
-    return apply_rule
+    def __init__(self, e: Emitter, call: Call, numbers: ir.Value) -> None:
+        self.e, self._numbers = e, numbers
+        self._l2, self._l1 = parameters_of(e, numbers, 2)
+        rule = call.rule()
+        rate, self._decay = e.builder.load(rule), e.builder.load(e.at(rule, DECAY))
+        one = ir.Constant(rate.type, 1.0)
+        kept = e.builder.fsub(one, e.builder.fmul(rate, self._decay))
+        self._kept = e.splat(e.builder.fptrunc(kept, e.scalar) if e.dtype.itemsize == 4 else kept)
+
+    def apply(self, gradient: ir.Value, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
+        e = self.e
+        w, l1 = Vector(e, weight), Vector(e, self._l1)
+        signed = choose(w > 0.0, l1, choose(w < 0.0, -l1, w))
+        gradient = e.builder.fadd(e.fused(self._l2, weight, gradient), signed.value)
+        return gradient, e.builder.fmul(weight, self._kept)
+
+    def any(self) -> ir.Value:
+        """Whether it changes anything."""
+        builder = self.e.builder
+        penalties = (builder.load(self.e.at(self._numbers, i)) for i in (0, 1))
+        tests = [
+            builder.fcmp_unordered("!=", number, ir.Constant(number.type, 0.0))
+            for number in (*penalties, self._decay)
+        ]
+        return builder.or_(builder.or_(tests[0], tests[1]), tests[2])
+
+
+def apply_rule(
+    e: Emitter,
+    call: Call,
+    first_state: int,
+    position: Size,
+    w: ir.Value,
+    g: ir.Value,
+    n: Size,
+    numbers: ir.Value,
+) -> None:
+    """Run the call's rule over n parameters from w on, which are those from a position on, with
+    gradients g and the decay by ``numbers``; the state begins at an operand."""
+    decay = Decay(e, call, numbers)
+
+    def decayed(i: ir.Value, mask: Any) -> None:
+        places = e.at(g, i), e.at(w, i)
+        for x, place in zip(decay.apply(*(e.load(p, mask) for p in places)), places, strict=True):
+            e.store(x, place, mask)
+
+    with e.builder.if_then(decay.any()):
+        e.each_register(n, decayed)
+    state = e.local(I64, STATES)
+    for i in range(STATES):
+        address = e.builder.ptrtoint(e.at(call.operand(first_state + i), position), I64)
+        e.builder.store(address, e.at(state, i))
+    call.if_formula(0, lambda run: run(w, g, state, n, call.rule()))
+
+
+def update(e: Emitter, call: Call) -> None:
+    """w, state = rule(w, sum of the threads' gradients + decay, state) for this thread"""
+    low, high = call.share(call.size(0), UPDATE_BLOCK)
+    copies, stride, segments = (call.size(i) for i in (1, 2, 3))
+    w, g, table = call.operand(0), call.operand(1), call.doubles(2)
+    total = e.local(e.scalar, UPDATE_BLOCK)
+
+    def segment(number: ir.Value) -> None:
+        """A run of parameters with the same decay: start, stop, l2, l1."""
+        row = e.at(table, e.mul(number, 4))
+        start, stop = (e.builder.fptosi(e.builder.load(e.at(row, i)), I64) for i in (0, 1))
+
+        def block(start: ir.Value) -> None:
+            n = e.least(e.sub(stop_here, start), UPDATE_BLOCK)
+
+            def summed(i: ir.Value, mask: Any) -> None:
+                place = e.add(start, i)
+
+                def add(copy: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+                    other = e.load(e.at(g, e.add(e.mul(copy, stride), place)), mask)
+                    return [e.builder.fadd(sums[0], other)]
+
+                (found,) = e.loop(1, copies, 1, [e.load(e.at(g, place), mask)], add)
+                e.store(found, e.at(total, i), mask)
+
+            e.each_register(n, summed)
+            apply_rule(e, call, 3, start, e.at(w, start), total, n, e.at(row, 2))
+
+        stop_here = e.least(high, stop)
+        e.each(e.most(low, start), stop_here, UPDATE_BLOCK, block)
+
+    e.each(0, segments, 1, segment)
 
 
 def kernels(t: Any) -> dict[str, Callable]:
@@ -50,11 +117,10 @@ def kernels(t: Any) -> dict[str, Callable]:
     at, blocks_of, constants, doubles, formula, local = (
         t.at, t.blocks_of, t.constants, t.doubles, t.formula, t.local
     )  # fmt: skip
-    copy, rate, reals, row_sum, rule, share, sizes, step_number = (
-        t.copy, t.rate, t.reals, t.row_sum, t.rule, t.share, t.sizes, t.step_number
+    rate, reals, row_sum, rule, share, sizes, step_number = (
+        t.rate, t.reals, t.row_sum, t.rule, t.share, t.sizes, t.step_number
     )  # fmt: skip
     run_penalty, run_per_step, run_schedule = t.run_penalty, t.run_per_step, t.run_schedule
-    apply_rule = rule_over(t, 3)
 
     def schedule(call, thread, threads):
         """rate = f(step - warm_up), or before a share of f(0) that rises in equal steps"""
@@ -112,26 +178,5 @@ def kernels(t: Any) -> dict[str, Callable]:
         numbers[DECAY] = constants(call)[7]
         run_per_step(formula(call, 1), (step_number(call) + 1, numbers))
 
-    def update(call, thread, threads):
-        """w, state = rule(w, sum of the threads' gradients + decay, state) for this thread"""
-        low = share(sizes(call)[0], UPDATE_BLOCK, thread, threads)
-        high = share(sizes(call)[0], UPDATE_BLOCK, thread + 1, threads)
-        copies, stride, segments = sizes(call)[1], sizes(call)[2], sizes(call)[3]
-        w, g, table = reals(call, 0), reals(call, 1), doubles(call, 2)
-        total = local(UPDATE_BLOCK)
-        # Segments are runs of parameters with the same decay: start, stop, l2, l1.
-        for segment in range(segments):
-            row = at(table, 4 * segment)
-            start, stop = max(low, int(row[0])), min(high, int(row[1]))
-            while start < stop:
-                n = min(stop - start, UPDATE_BLOCK)
-                copy(at(g, start), total, n)
-                for k in range(1, copies):
-                    other = at(g, k * stride + start)
-                    for i in range(n):
-                        total[i] += other[i]
-                apply_rule(call, start, at(w, start), total, n, at(row, 2))
-                start += n
-
-    made = (schedule, penalty, penalty_gradient, prepare_update, update)
-    return {f.__name__: f for f in made}
+    made = (schedule, penalty, penalty_gradient, prepare_update)
+    return {f.__name__: f for f in made} | by_name(t, [update])

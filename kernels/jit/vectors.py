@@ -25,8 +25,9 @@ from .. import source
 from ..formula import Formula
 from ..source import Source
 from . import elementary
+from .flow import I64, Flow, Size, known_size
 
-I64, I32, I1 = ir.IntType(64), ir.IntType(32), ir.IntType(1)
+I32, I1 = ir.IntType(32), ir.IntType(1)
 CONTRACT = ("contract",)
 
 
@@ -48,10 +49,6 @@ def whole_registers(typing_context):
 
 class NotOnVectors(Exception):
     """A formula has a function that takes one number at a time."""
-
-
-def constant(n: int) -> ir.Constant:
-    return ir.Constant(I64, n)
 
 
 class Vector:
@@ -169,15 +166,16 @@ class Vector:
         raise NotOnVectors("a choice that is not rewritten")
 
 
-class Emitter:
-    """Instructions on registers of one number type.
+class Emitter(Flow):
+    """Instructions on registers of one number type, and on sizes.
 
     ``lanes`` is how many numbers a register holds; pointers are to numbers of that type, sizes and
     indices 64-bit integers.
     """
 
     def __init__(self, builder: ir.IRBuilder, dtype: str, lanes: int) -> None:
-        self.builder, self.dtype, self.lanes = builder, np.dtype(dtype), lanes
+        super().__init__(builder)
+        self.dtype, self.lanes = np.dtype(dtype), lanes
         double = self.dtype.itemsize == 8
         self.scalar = ir.DoubleType() if double else ir.FloatType()
         self.type = ir.VectorType(self.scalar, lanes)
@@ -211,16 +209,7 @@ class Emitter:
         product = self.builder.fmul(a, b, flags=CONTRACT)
         return self.builder.fadd(product, c, flags=CONTRACT)
 
-    def least(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """The smaller of two sizes."""
-        if isinstance(a, ir.Constant) and isinstance(b, ir.Constant):
-            return a if a.constant < b.constant else b
-        return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
-
     # ---------------------------------------------------------------- memory
-
-    def at(self, p: ir.Value, n: ir.Value | int) -> ir.Value:
-        return self.builder.gep(p, [constant(n) if isinstance(n, int) else n])
 
     def load(self, p: ir.Value, mask: ir.Value | None = None) -> ir.Value:
         """A register from memory; numbers outside the mask are zero and not touched."""
@@ -263,7 +252,7 @@ class Emitter:
             if known:
                 if count & size:
                     builder.store(value, to, align=align)
-                    p = self.at(p, constant(size))
+                    p = self.at(p, size)
                     value = builder.shuffle_vector(left, left, rest) if size < self.lanes else left
             else:
                 bit = builder.and_(count, ir.Constant(I32, size))
@@ -271,7 +260,7 @@ class Emitter:
                 with builder.if_then(there):
                     builder.store(value, to, align=align)
                 if size < self.lanes:
-                    p = builder.select(there, self.at(p, constant(size)), p)
+                    p = builder.select(there, self.at(p, size), p)
                     value = builder.select(there, builder.shuffle_vector(left, left, rest), value)
             size //= 2
 
@@ -291,45 +280,21 @@ class Emitter:
         module = self.builder.module
         return module.globals.get(name) or ir.Function(module, type_, name)
 
-    def mask(self, n: ir.Value | int) -> ir.Value:
+    def mask(self, n: Size) -> ir.Value:
         """The first n numbers of a register."""
-        if isinstance(n, int):
-            inside = [int(i < n) for i in range(self.lanes)]
+        known = known_size(n)
+        if known is not None:
+            inside = [int(i < known) for i in range(self.lanes)]
             return ir.Constant(ir.VectorType(I1, self.lanes), inside)
         places = ir.Constant(ir.VectorType(I32, self.lanes), list(range(self.lanes)))
         return self.builder.icmp_signed("<", places, self.splat(self.builder.trunc(n, I32)))
 
-    # ---------------------------------------------------------------- flow
-
-    def loop(
-        self,
-        start: ir.Value,
-        stop: ir.Value,
-        step: int,
-        carried: Sequence[ir.Value],
-        body: Callable[[ir.Value, list[ir.Value]], Sequence[ir.Value]],
-    ) -> list[ir.Value]:
-        """``for i in range(start, stop, step)``; the body takes and returns the carried values."""
-        builder = self.builder
-        before = builder.block
-        head, inside, after = (builder.append_basic_block() for _ in range(3))
-        builder.branch(head)
-        builder.position_at_end(head)
-        i = builder.phi(I64)
-        i.add_incoming(start, before)
-        values = []
-        for value in carried:
-            values.append(builder.phi(value.type))
-            values[-1].add_incoming(value, before)
-        builder.cbranch(builder.icmp_signed("<", i, stop), inside, after)
-        builder.position_at_end(inside)
-        new = body(i, list(values))
-        i.add_incoming(builder.add(i, constant(step)), builder.block)
-        for phi, value in zip(values, new, strict=True):
-            phi.add_incoming(value, builder.block)
-        builder.branch(head)
-        builder.position_at_end(after)
-        return list(values)
+    def each_register(self, n: Size, body: Callable[[ir.Value, ir.Value | None], None]) -> None:
+        """``body(i, mask)`` for the registers of n numbers; a whole one's mask is None."""
+        whole = self.rounded(n, self.lanes)
+        rest = self.sub(n, whole)
+        self.each(0, whole, self.lanes, lambda i: body(i, None))
+        self.each(whole, n, self.lanes, lambda i: body(i, self.mask(rest)))
 
     # ---------------------------------------------------------------- what is more than one step
 

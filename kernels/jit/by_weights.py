@@ -1,0 +1,287 @@
+"""The product with a layer's weights, which makes its output and the gradient by its input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+from llvmlite import ir
+
+from . import FEW_ROWS, products
+from .calls import Call
+from .flow import Size, known_size
+from .products import Operands
+from .vectors import Emitter
+
+#: Bytes of weights up to which they are not packed. Half of them are best read in one piece where
+#: the second cache is small: without AVX-512 it mostly has 256 or 512 KiB.
+DIRECT_BYTES = 1 << 19
+#: Bytes of weights that are packed, or transposed, all at once.
+PACKED_BYTES = 1 << 18
+#: Registers that fill a packed panel, which stays in the first cache: at most 32 KiB.
+PANEL = 512
+#: Rows of a panel for sums from a length on.
+LONG_DEPTH, FAR_DEPTH = 512, 1024
+#: Bytes of a row of weights that are packed together: of a line or two, each would come at the
+#: latency of the memory (2048x2048 with AVX2: 0.91 of the time). A whole number of panels.
+GROUP = 256
+#: Columns from which A is copied; a copied row, and how many are copied together.
+FAR_COLUMNS, LINE, ROWS = 512, LONG_DEPTH + 16, 256
+#: Bytes of a page: rows as long are worth asking for before they are needed.
+PAGE = 2048
+
+#: ``finished(sums, place, column, inside)``: the results of one register from its sums, where
+#: ``place`` is its index in C, ``column`` its first column and ``inside`` its mask.
+Finished: TypeAlias = Callable[..., ir.Value]
+
+#: First and last row, low and high column.
+Region: TypeAlias = "tuple[Size, Size, Size, Size]"
+
+
+@dataclass(frozen=True)
+class Form:
+    """C[rows, columns] = f(A B) over a depth, where B are the weights, or those transposed.
+
+    What is None is not known. ``rows`` are only what is usual, and so is how many ``threads``
+    divide them.
+    """
+
+    columns: int | None
+    depth: int | None
+    transposed: bool
+    rows: int | None
+    threads: int
+
+
+class Way:
+    """How a product of a form goes; without a form's sizes, it serves any."""
+
+    def __init__(self, form: Form, lanes: int, number_bytes: int) -> None:
+        columns, depth = form.columns or 0, form.depth or 0
+        whole_registers = lanes * number_bytes == 64
+        #: Columns of a panel, and how many are packed together.
+        self.size = (4 if whole_registers else 2) * lanes
+        self.group = self.size if form.transposed else GROUP // number_bytes
+        both = columns > 0 and depth > 0
+        in_bytes = columns * depth * number_bytes
+        #: Whether the weights are read where they are.
+        self.direct = depth == 1 or (not form.transposed and both and in_bytes <= DIRECT_BYTES)
+        padded = -(-columns // self.size) * self.size * depth  # whole panels are written
+        #: Whether the weights are gone through at once.
+        self.simple = self.direct or (both and padded * number_bytes <= PACKED_BYTES)
+        # Each thread reads all of the operand whose side is not divided: let that be the smaller.
+        by_columns = self.simple and columns >= (form.rows or columns + 1)
+        by_columns &= columns % (form.threads * self.size) == 0
+        #: Parts of the columns, whose width is known.
+        self.shares = form.threads if by_columns else 1
+        divided = 1 if by_columns else form.threads
+        #: Rows that a thread usually makes.
+        self.expected = -(-form.rows // divided) if form.rows else None
+        # Weights that would just push each other out of the second cache go by parts of the depth,
+        # so that all blocks of rows but the first find them there.
+        staying = DIRECT_BYTES if whole_registers else DIRECT_BYTES // 2
+        by_parts = self.direct and staying < in_bytes <= DIRECT_BYTES  # whatever the threads
+        self.parts = 2 if by_parts and depth > 1 and (form.rows or 0) > FEW_ROWS else 1
+        # Where A does not stay in the second cache, a block of it is read for all columns; its rows
+        # are copied, for they lie so far apart that they would fall into few cache sets.
+        far = depth >= FAR_DEPTH and columns > FAR_COLUMNS
+        self.copies = far and (form.rows or ROWS + 1) <= ROWS
+        #: Whether the rows of A come from far away.
+        self.ahead = depth * number_bytes >= PAGE
+        #: Rows of a panel, which stays in the first cache; of a long sum, C is read too often.
+        self.together = PANEL * lanes // self.size if depth < FAR_DEPTH else LONG_DEPTH
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product that is being emitted; ``packed`` is memory for panels and copies."""
+
+    e: Emitter
+    form: Form
+    a: ir.Value
+    w: ir.Value
+    c: ir.Value
+    columns: Size
+    depth: Size
+    packed: ir.Value
+    finished: Finished
+
+    @property
+    def way(self) -> Way:
+        return Way(self.form, self.e.lanes, self.e.dtype.itemsize)
+
+    def emit(self, call: Call, rows: ir.Value) -> Region:
+        """This thread's part, and which it is."""
+        way, region = self.way, self._divided(call, rows)
+        first, last, low, high = region
+        if way.shares > 1:
+            width = self.e.div(self.columns, way.shares)
+            self.e.each(low, high, width, lambda j: self._at_once(first, last, j, width))
+        elif way.simple:
+            self._at_once(first, last, 0, self.columns)
+        elif way.copies:
+            self._by_copies(*region)
+        else:
+            self._by_panels(*region)
+        return region
+
+    def _divided(self, call: Call, rows: ir.Value) -> Region:
+        """Columns, where there are enough, for each thread packs what it reads."""
+
+        def by_columns() -> Region:
+            return 0, rows, *call.share(self.columns, unit)
+
+        def by_rows() -> Region:
+            return *call.share(rows, 4), 0, self.columns
+
+        way = self.way
+        if way.simple and way.shares == 1:
+            return by_rows()
+        unit = self.e.div(self.columns, way.shares) if way.simple else way.size
+        first, last, low, high = self.e.either(call.enough(self.columns, unit), by_columns, by_rows)
+        return first, last, low, high
+
+    def _places(
+        self, made: list[list[ir.Value]], row: Size, column: Size, mask: Any
+    ) -> Iterator[tuple[ir.Value, Any, ir.Value, Callable[[ir.Value], ir.Value]]]:
+        """Where each register of a tile goes, its mask and sums, and what makes results of them."""
+        for r, v, sums, inside in products.each(made, mask):
+            here = self.e.add(column, v * self.e.lanes)
+            place = self.e.add(self.e.mul(self.e.add(row, r), self.columns), here)
+            result = partial(self.finished, place=place, column=here, inside=inside)
+            yield self.e.at(self.c, place), inside, sums, result
+
+    # ---------------------------------------------------------------- all weights at once
+
+    def _at_once(self, first: Size, last: Size, low: Size, width: Size) -> None:
+        """So many columns from column low on."""
+        e, way, depth = self.e, self.way, self.depth
+        b, b_k, wide = e.at(self.w, low), self.columns, 0
+        if not way.direct:
+            assert self.form.transposed, "others are direct up to more bytes"
+            b, b_k, wide = self.packed, way.size, way.size // e.lanes
+            start = e.at(self.w, e.mul(low, depth))
+            products.transpose(e, start, depth, width, depth, self.packed, way.size)
+
+        def finish(made, row, column, mask, part):
+            for to, inside, sums, result in self._places(made, row, e.add(low, column), mask):
+                total = e.builder.fadd(e.load(to, inside), sums) if part else sums
+                e.store(result(total) if part == way.parts - 1 else total, to, inside)
+
+        for part in range(way.parts):
+            start, end = (e.div(e.mul(depth, k), way.parts) for k in (part, part + 1))
+            x, y = e.at(self.a, start), e.at(b, e.mul(start, b_k))
+            operands = Operands(x, depth, 1, y, b_k, e.sub(end, start), wide, ahead=way.ahead)
+            ending = partial(finish, part=part)
+            products.multiply(e, operands, first, last, width, ending, way.expected)
+
+    # ---------------------------------------------------------------- by panels
+
+    def _by_panels(self, first: Size, last: Size, low: Size, high: Size) -> None:
+        e, way = self.e, self.way
+
+        def group(start: ir.Value) -> None:
+            def some(k: ir.Value) -> None:
+                part = e.least(e.sub(self.depth, k), way.together)
+                operands = partial(Operands, e.at(self.a, k), self.depth)
+                self._group(operands, first, last, start, high, k, part)
+
+            e.each(0, self.depth, way.together, some)
+
+        e.each(low, high, way.group, group)
+
+    def _by_copies(self, first: Size, last: Size, low: Size, high: Size) -> None:
+        """By blocks of the rows of A, which are copied."""
+        e, way = self.e, self.way
+        copied = e.at(self.packed, LONG_DEPTH * way.group)
+
+        def block(top: ir.Value) -> None:
+            bottom = e.least(e.add(top, ROWS), last)
+            operands = partial(Operands, e.at(copied, e.mul(e.sub(0, top), LINE)), LINE)
+
+            def some(k: ir.Value) -> None:
+                part = e.least(e.sub(self.depth, k), LONG_DEPTH)
+                rows = e.at(self.a, k)
+                products.copy_rows(e, rows, self.depth, top, bottom, part, copied, LINE)
+
+                def group(start: ir.Value) -> None:
+                    self._group(operands, top, bottom, start, high, k, part)
+
+                e.each(low, high, way.group, group)
+
+            e.each(0, self.depth, LONG_DEPTH, some)
+
+        e.each(first, last, ROWS, block)  # once, but for batches larger than is usual
+
+    def _group(
+        self,
+        operands: Callable[..., Operands],
+        first: Size,
+        last: Size,
+        start: Size,
+        high: Size,
+        k: Size,
+        part: Size,
+    ) -> None:
+        """Columns that are packed together, from one up to ``high``, of part of the depth."""
+        e, way = self.e, self.way
+        width = e.least(e.sub(high, start), way.group)
+        self._pack(start, width, k, part)
+
+        def panel(j: ir.Value) -> None:
+            b, left = e.at(self.packed, e.mul(j, part)), e.least(e.sub(width, j), way.size)
+            whole = (self.form.columns or 1) % way.size == 0
+            of = operands(1, b, way.size, part)
+            self._panel(of, first, last, e.add(start, j), way.size if whole else left, k, part)
+
+        e.each(0, width, way.size, panel)
+
+    def _pack(self, low: Size, width: Size, k: Size, part: Size) -> None:
+        """So many columns from column low on, of part of the depth from k on, as panels."""
+        e, way, columns = self.e, self.way, self.columns
+        if self.form.transposed:  # by one panel
+            if (self.form.columns or 1) % way.size == 0:
+                width = way.size
+            start = e.at(self.w, e.add(e.mul(low, self.depth), k))
+            products.transpose(e, start, self.depth, width, part, self.packed, way.size)
+            return
+        start = e.at(self.w, e.add(e.mul(k, columns), low))
+        # A whole group has no masks.
+        with e.builder.if_else(e.same(width, way.group)) as branches:
+            for branch, count in zip(branches, (way.group, width), strict=True):
+                with branch:
+                    products.pack_rows(e, start, columns, part, count, self.packed, way.size)
+
+    def _panel(
+        self, operands: Operands, first: Size, last: Size, low: Size, width: Size, k: Size,
+        part: Size,
+    ) -> None:  # fmt: skip
+        """Part of the depth of the columns of one panel: sums that C keeps between the parts."""
+        e = self.e
+        if known_size(k) == 0 and known_size(part) == known_size(self.depth) is not None:
+            later = final = None  # it is all of it
+        else:
+            later = e.splat(e.builder.not_(e.same(k, 0)))
+            final = e.same(e.add(k, part), self.depth)
+
+        def finish(made, row, column, mask):
+            found = list(self._places(made, row, e.add(low, column), mask))
+            if later is None:
+                for to, inside, sums, result in found:
+                    e.store(result(sums), to, inside)
+                return
+            totals = []
+            for to, inside, sums, _ in found:
+                again = later if inside is None else e.builder.and_(later, inside)
+                totals.append(e.builder.fadd(e.load(to, again), sums))
+            with e.builder.if_else(final) as (yes, no):
+                with yes:
+                    for (to, inside, _, result), total in zip(found, totals, strict=True):
+                        e.store(result(total), to, inside)
+                with no:
+                    for (to, inside, _, _), total in zip(found, totals, strict=True):
+                        e.store(total, to, inside)
+
+        products.multiply(e, operands, first, last, width, finish, self.way.expected)
