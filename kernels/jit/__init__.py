@@ -284,7 +284,8 @@ def _dense(
         inside = formula if formula and vectors.fits(formula, part, dtype) else None
         # The mask comes after an activation, and before a derivative.
         masks = masked and (part == "derivative" or (inside is formula and units > 1))
-        known = dense.Known(rows, inputs, units, inside, decays, masks, threads)
+        later = inside is not formula or masks != masked
+        known = dense.Known(rows, inputs, units, inside, decays, masks, threads, later)
         return _compiled(dense.kernels(names.of(dtype), known)[name])
 
     return _address(called, compile)

@@ -35,7 +35,8 @@ class Known:
     ``rows`` are only what is usual, and so is how many ``threads`` divide them.
 
     ``decays`` says whether the update rule comes with a penalty or weight decay, ``masks`` whether
-    a mask of dropout multiplies the result while it is in registers.
+    a mask of dropout multiplies the result while it is in registers. ``later`` says whether there
+    may be a mask or formula that is not known, and comes after the product.
     """
 
     rows: int | None = None
@@ -45,6 +46,7 @@ class Known:
     decays: bool = True
     masks: bool = False
     threads: int = 1
+    later: bool = True
 
     def sizes(self, call: Call) -> tuple[ir.Value, Size, Size]:
         """Rows, inputs and units of a call."""
@@ -104,15 +106,14 @@ def _forward(known: Known, e: Emitter, call: Call, mask: int, y: int, dropped: i
         product = by_weights.Product(e, form, x, w, of_y, units, inputs, scratch, finished)
         region = product.emit(call, rows)
 
+    if not known.later:
+        return
+    of_rows = _each_row(e, region, units)
     if formula is None:
-
-        def activate(loop: Callable[..., None]) -> None:
-            of_rows = _each_row(e, region, units)
-            of_rows(lambda at, n: loop(e.at(of_y, at), n, call.constants()))
-
-        call.if_formula(0, activate)
+        call.if_formula(0, lambda loop: of_rows(
+            lambda at, n: loop(e.at(of_y, at), n, call.constants())))  # fmt: skip
     if dropped != y and not known.masks:
-        _each_row(e, region, units)(lambda at, n: _multiply(e, of_y, of_mask, of_dropped, at, n))
+        of_rows(lambda at, n: _multiply(e, of_y, of_mask, of_dropped, at, n))
 
 
 def _each_row(
@@ -231,6 +232,8 @@ def input_gradient(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
         scratch = call.scratch()
         product = by_weights.Product(e, form, dz, w, dx, inputs, units, scratch, finished)
         of_rows = _each_row(e, product.emit(call, rows), inputs)
+        if not known.later:
+            return
         if not known.masks:
             with e.builder.if_then(call.given(3)):
                 of_rows(lambda at, n: _multiply(e, dx, mask, dx, at, n))
@@ -346,7 +349,6 @@ def updating(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
         in_registers = rule is not None and (
             of_a_layer == 1 or of_a_layer > 4 * e.lanes or 0 == of_a_layer % e.lanes < of_a_layer
         )
-        of_weights = _Rule(e, call, known, rule, 4) if rule is not None else None
 
         def product(low: Size, width: Size, keep: by_batch.Keep, touched: Any = None) -> Any:
             return by_batch.Product(
@@ -355,7 +357,8 @@ def updating(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
             )  # fmt: skip
 
         first, end = call.share(inputs, e.lanes)
-        if of_weights is not None and in_registers:
+        if rule is not None and in_registers:
+            of_weights = _Rule(e, call, known, rule, 4)
 
             def keep(row: Size, column: Size, numbers: ir.Value, mask: Any) -> None:
                 of_weights.apply(w, e.add(e.mul(row, units), column), numbers, mask)
@@ -386,10 +389,11 @@ def updating(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
                     product(low, width, keep).emit(start, stop)
                     position = e.add(e.mul(start, units), low)  # whole rows of w, or part of one
                     n = e.mul(e.sub(stop, start), width)
-                    if of_weights is None:
+                    if rule is None:
                         at = e.at(w, position)
                         update.apply_rule(e, call, 4, position, at, gradient, n, call.constants(4))
                         return
+                    of_weights = _Rule(e, call, known, rule, 4)
                     e.each_register(n, lambda i, mask: of_weights.apply(
                         w, e.add(position, i), e.load(e.at(gradient, i), mask), mask))  # fmt: skip
 
