@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 
 from ..aot import executor
 from .flow import I64, Flow, Size, constant, value
-from .vectors import I32, Emitter, prefer_whole_registers
+from .vectors import I8, I32, Emitter, prefer_whole_registers
 
 #: Place of the weight decay among the numbers of the update rule.
 DECAY = 15
@@ -74,27 +74,43 @@ class Call:
         """Whether operand i is there."""
         return self.e.builder.icmp_unsigned("!=", self._entry("buffers", i), constant(0))
 
+    def _pointer(self, i: int, of: ir.Type) -> ir.Value:
+        return self.e.builder.inttoptr(self._entry("buffers", i), of.as_pointer())
+
     def operand(self, i: int) -> ir.Value:
         """Operand i as a pointer to numbers of the model's type."""
-        return self.e.builder.inttoptr(self._entry("buffers", i), self.e.scalar.as_pointer())
+        return self._pointer(i, self.e.scalar)
 
     def doubles(self, i: int) -> ir.Value:
         """Operand i as a pointer to doubles."""
-        return self.e.builder.inttoptr(self._entry("buffers", i), ir.DoubleType().as_pointer())
+        return self._pointer(i, ir.DoubleType())
 
     def integers(self, i: int) -> ir.Value:
         """Operand i as a pointer to 32-bit integers."""
-        return self.e.builder.inttoptr(self._entry("buffers", i), I32.as_pointer())
+        return self._pointer(i, I32)
+
+    def octets(self, i: int) -> ir.Value:
+        """Operand i as a pointer to octets."""
+        return self._pointer(i, I8)
+
+    def _of_step(self, name: str) -> ir.Value:
+        return self.e.builder.load(in_step(self.e.builder, name, self._address))
 
     def scratch(self) -> ir.Value:
         """This thread's working memory."""
-        address = self.e.builder.load(in_step(self.e.builder, "scratch", self._address))
-        return self.e.builder.inttoptr(address, self.e.scalar.as_pointer())
+        return self.e.builder.inttoptr(self._of_step("scratch"), self.e.scalar.as_pointer())
 
     def batch_rows(self) -> ir.Value:
         """Rows of the whole batch, over all threads, as a double."""
-        rows = self.e.builder.load(in_step(self.e.builder, "rows", self._address))
-        return self.e.builder.sitofp(rows, ir.DoubleType())
+        return self.e.builder.sitofp(self._of_step("rows"), ir.DoubleType())
+
+    def first_position(self) -> ir.Value:
+        """Position of the batch in the epoch."""
+        return self._of_step("first")
+
+    def order(self) -> ir.Value:
+        """A pointer to the epoch's order of the user's rows; null: as they are."""
+        return self.e.builder.inttoptr(self._of_step("order"), I64.as_pointer())
 
     def rule(self) -> ir.Value:
         """The numbers of the update rule."""

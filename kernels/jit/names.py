@@ -84,19 +84,6 @@ def _entry(name: str, type_: Any, convert: Callable) -> Any:
     return entry
 
 
-def _as_pointer(type_: Any) -> Any:
-    """``cast(address)``: an address as a pointer to numbers of a type."""
-
-    @intrinsic
-    def cast(typing_context, address):
-        def build(context, builder, signature, arguments):
-            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-        return pointer(type_)(types.uintp), build
-
-    return cast
-
-
 sizes = _field("sizes", types.int64)
 constants = _field("constants", types.float64)
 #: Address of the loop of the call's formula (0) or of its companion (1); 0 where none is.
@@ -107,8 +94,6 @@ given = _entry("buffers", types.boolean, lambda builder, value, to: builder.icmp
 
 _number = _step_field("step", types.int64)
 _rows = _step_field("rows", types.int64)
-_first = _step_field("first", types.int64)
-_order = _step_field("order", types.uintp)
 _seed = _step_field("seed", types.uint64)
 #: The learning rate, at index 0; the numbers of the update rule.
 rate = _step_field("rate", types.float64)
@@ -128,12 +113,6 @@ def batch_rows(call):
 
 
 @inline
-def first_position(call):
-    """Position of the batch in the epoch."""
-    return _first(call)[0]
-
-
-@inline
 def seed(call):
     return _seed(call)[0]
 
@@ -145,16 +124,6 @@ def _operand(type_: Any) -> Any:
 
 doubles = _operand(types.float64)
 labels = _operand(types.int32)
-octets = _operand(types.uint8)
-
-_as_order = _as_pointer(types.int64)
-
-
-@inline
-def row_at(call, r):
-    """Number in the user's array of row r of the batch."""
-    position = first_position(call) + r
-    return position if _order(call)[0] == 0 else _as_order(_order(call)[0])[position]
 
 
 # ------------------------------------------------------------------ pointers and memory
@@ -171,14 +140,6 @@ def at(typing_context, p, n):
 
 
 @intrinsic
-def is_null(typing_context, p):
-    def build(context, builder, signature, arguments):
-        return cgutils.is_null(builder, arguments[0])
-
-    return types.boolean(p), build
-
-
-@intrinsic
 def address(typing_context, p):
     """A pointer as a number."""
 
@@ -186,19 +147,6 @@ def address(typing_context, p):
         return builder.ptrtoint(arguments[0], context.get_value_type(types.uintp))
 
     return types.uintp(p), build
-
-
-def _reinterpret(type_: Any) -> Any:
-    """``view(p)``: the same address as a pointer to another type."""
-
-    @intrinsic
-    def view(typing_context, p):
-        def build(context, builder, signature, arguments):
-            return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
-
-        return pointer(type_)(p), build
-
-    return view
 
 
 def _local(type_: Any) -> Any:
@@ -224,9 +172,6 @@ def _local(type_: Any) -> Any:
 
 local_doubles = _local(types.float64)
 local_words = _local(types.uint32)
-as_labels = _reinterpret(types.int32)
-as_floats = _reinterpret(types.float32)
-as_doubles = _reinterpret(types.float64)
 
 
 def _caller(returns: Any, *expected: Any) -> Any:
@@ -333,9 +278,7 @@ def of(dtype: str) -> Any:
         "rows_at_once": rows_at_once,
         "row_weight": row_weight,
         "reals": operand,
-        "view_reals": _reinterpret(number),
         "local": _local(number),
-        "local_addresses": _local(types.uintp),
         "VLEN": lanes,
         "BYTES": np.dtype(dtype).itemsize,
         "VECTOR_BYTES": compiled.vector_bytes(),
@@ -343,7 +286,6 @@ def of(dtype: str) -> Any:
         "run_activation": _caller(types.void, reals, n, p),
         "run_activation_grad": _caller(types.void, reals, reals, reals, n, p),
         "run_loss": _caller(types.void, reals, reals, reals, n, p),
-        "run_optimizer": _caller(types.void, reals, reals, pointer(types.uintp), n, p),
         "run_per_step": _caller(types.void, n, p),
         "run_penalty": _caller(types.void, reals, reals, n, p),
         "run_merge": _caller(types.void, reals, reals, reals, n, p),

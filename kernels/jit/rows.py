@@ -7,7 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .vectors import Emitter, emitted
+from llvmlite import ir
+
+from .calls import Call, by_name, emitted_kernel
+from .flow import Size
+from .vectors import I8, I32, Emitter
 
 #: Registers of a row that are written out one by one.
 UNROLLED = 8
@@ -15,120 +19,157 @@ UNROLLED = 8
 #: and the processor by itself looks only a few of them ahead.
 ROWS_AHEAD, LINES, LINE_BYTES = 16, 4, 64
 
-
-def _asked_for(t: Any, columns: int) -> Callable:
-    """``ask(call, r, end)`` for the row that a loop up to ``end`` comes to after row r."""
-
-    def emit(e: Emitter, row: Any) -> None:
-        for line in range(min(-(-columns * t.BYTES // LINE_BYTES), LINES)):
-            e.prefetch(e.at(row, line * LINE_BYTES))
-
-    lines = emitted(t, emit)
-    at, octets, row_at, sizes = t.at, t.octets, t.row_at, t.sizes
-
-    @t.inline
-    def ask(call, r, end):
-        later = row_at(call, sizes(call)[2] + min(r + ROWS_AHEAD, end - 1))
-        lines((at(octets(call, 0), later * sizes(call)[4]),))
-
-    return ask
+#: Types of the user's numbers, by their code in a call, and bytes of each.
+SOURCES = ((I8, 1), (ir.FloatType(), 4), (ir.DoubleType(), 8))
 
 
-def _converter(t: Any, view: Callable, size: int) -> Callable:
-    """``convert(source, stride, x, n, scale, offset)`` from numbers of one type."""
-    R, at = t.R, t.at
+def _each_row(
+    e: Emitter, call: Call, row_bytes: int, work: Callable[[Size, ir.Value], None]
+) -> None:
+    """``work(r, source)`` for this thread's rows of the batch, with where they lie in the user's
+    array; those that come later are asked for."""
+    array, stride, order = call.octets(0), call.size(4), call.order()
+    position = e.add(call.first_position(), call.size(2))
+    first, last = call.share(call.size(0), 1)
+    in_order = e.builder.icmp_unsigned("==", order, ir.Constant(order.type, None))
 
-    @t.inline
-    def convert(source, stride, x, n, scale, offset):
-        if stride == size:  # contiguous numbers are read as vectors
-            numbers = view(source)
-            for i in range(n):
-                x[i] = R(numbers[i]) * scale + offset
-        else:
-            for i in range(n):
-                x[i] = R(view(at(source, i * stride))[0]) * scale + offset
+    def source(r: Size) -> ir.Value:
+        place = e.add(position, r)
+        (number,) = e.either(
+            in_order, lambda: [place], lambda: [e.builder.load(e.at(order, place))]
+        )
+        return e.at(array, e.mul(number, stride))
 
-    return convert
+    def row(r: ir.Value) -> None:
+        later = source(e.least(e.add(r, ROWS_AHEAD), e.sub(last, 1)))
+        for line in range(min(-(-row_bytes // LINE_BYTES), LINES)):
+            e.prefetch(e.at(later, line * LINE_BYTES))
+        work(r, source(r))
+
+    e.each(first, last, 1, row)
 
 
-def _fixed(t: Any, columns: int) -> Any:
-    """``convert((source, x, scale, offset))``: contiguous numbers of the model's own type."""
+class _Scaling:
+    """x = scale source + offset."""
 
-    def emit(e: Emitter, source: Any, x: Any, scale: Any, offset: Any) -> None:
-        scales, offsets = e.splat(scale), e.splat(offset)
+    def __init__(self, e: Emitter, call: Call) -> None:
+        self.e = e
+        numbers = (e.builder.load(call.constants(i)) for i in (0, 1))
+        double = e.dtype.itemsize == 8
+        self.factors = [n if double else e.builder.fptrunc(n, e.scalar) for n in numbers]
+        self.registers = [e.splat(n) for n in self.factors]
 
-        def register(at: Any, mask: Any) -> None:
-            e.store(e.fused(e.load(e.at(source, at), mask), scales, offsets), e.at(x, at), mask)
+    def _converted(self, x: ir.Value, to: ir.Type) -> ir.Value:
+        builder, of = self.e.builder, getattr(x.type, "element", x.type)
+        if of == I8:
+            return builder.uitofp(x, to)
+        if of == self.e.scalar:
+            return x
+        return builder.fpext(x, to) if self.e.dtype.itemsize == 8 else builder.fptrunc(x, to)
 
-        def several(at: Any) -> None:
+    def row(self, code: int, source: ir.Value, stride: Size, x: ir.Value, n: Size) -> None:
+        """n numbers of one type, so many bytes apart: contiguous ones are read as registers."""
+        e, (of, size) = self.e, SOURCES[code]
+        vector = ir.VectorType(of, e.lanes)
+
+        def register(i: ir.Value) -> None:
+            start = e.builder.bitcast(e.at(source, e.mul(i, size)), vector.as_pointer())
+            numbers = self._converted(e.builder.load(start, align=size), e.type)
+            e.store(e.fused(numbers, *self.registers), e.at(x, i))
+
+        def one(i: ir.Value) -> None:
+            place = e.builder.bitcast(e.at(source, e.mul(i, stride)), of.as_pointer())
+            number = self._converted(e.builder.load(place, align=size), e.scalar)
+            e.builder.store(e.fused(number, *self.factors), e.at(x, i))
+
+        in_registers = e.select(e.same(stride, size), e.rounded(n, e.lanes), 0)
+        e.each(0, in_registers, e.lanes, register)
+        e.each(in_registers, n, 1, one)
+
+    def fixed(self, source: ir.Value, x: ir.Value, n: int) -> None:
+        """Contiguous numbers of the model's own type, as many as are known."""
+        e = self.e
+        numbers = e.builder.bitcast(source, x.type)
+
+        def register(at: Size, mask: Any = None) -> None:
+            e.store(e.fused(e.load(e.at(numbers, at), mask), *self.registers), e.at(x, at), mask)
+
+        def several(at: ir.Value) -> None:
             for v in range(UNROLLED):
-                register(e.add(at, v * e.lanes), None)
+                register(e.add(at, v * e.lanes))
 
-        size = UNROLLED * e.lanes
-        start = columns // size * size
-        e.each(0, start, size, several)
-        for at in range(start, columns, e.lanes):
-            register(at, e.mask(columns - at) if columns - at < e.lanes else None)
-
-    return emitted(t, emit)
+        start = e.rounded(n, UNROLLED * e.lanes)
+        e.each(0, start, UNROLLED * e.lanes, several)
+        for at in range(start, n, e.lanes):
+            register(at, e.mask(n - at) if n - at < e.lanes else None)
 
 
-def gather(t: Any, columns: int | None = None) -> Callable:
-    """The kernel for any number of columns, or for one that is known."""
-    R = t.R
-    at, constants, octets, reals, row_at, share, sizes, view_reals = (
-        t.at, t.constants, t.octets, t.reals, t.row_at, t.share, t.sizes, t.view_reals
-    )  # fmt: skip
-    from_octets = _converter(t, t.inline(lambda p: p), 1)
-    from_floats = _converter(t, t.as_floats, 4)
-    from_doubles = _converter(t, t.as_doubles, 8)
-    own_code, known = (1 if t.BYTES == 4 else 2), columns is not None
-    own_bytes, fixed, ask = t.BYTES, _fixed(t, columns or 0), _asked_for(t, columns or 1)
+def _gather(e: Emitter, call: Call, known: int | None) -> None:
+    columns, code, stride, x = known or call.size(1), call.size(3), call.size(5), call.operand(1)
+    scaling, own = _Scaling(e, call), 1 if e.dtype.itemsize == 4 else 2
 
-    def gather(call, thread, threads):
+    def row(r: Size, source: ir.Value) -> None:
+        to = e.at(x, e.mul(r, columns))
+
+        def any_layout() -> None:
+            for i in range(len(SOURCES)):
+                with e.builder.if_then(e.same(code, i)):
+                    scaling.row(i, source, stride, to, columns)
+
+        if known is None:
+            any_layout()
+            return
+        is_own = e.builder.and_(e.same(code, own), e.same(stride, e.dtype.itemsize))
+        with e.builder.if_else(is_own) as (yes, no):
+            with yes:
+                scaling.fixed(source, to, known)
+            with no:
+                any_layout()
+
+    _each_row(e, call, (known or 1) * e.dtype.itemsize, row)
+
+
+def gather(t: Any, columns: int) -> Callable:
+    """The kernel for a number of columns."""
+
+    def gather(e: Emitter, call: Call) -> None:
         """x[r] = scale source[order[r]] + offset, from uint8, float32 or float64"""
-        rows, columns, first = sizes(call)[0], sizes(call)[1], sizes(call)[2]
-        code, row_stride, stride = sizes(call)[3], sizes(call)[4], sizes(call)[5]
-        scale, offset = R(constants(call)[0]), R(constants(call)[1])
-        end = share(rows, 1, thread + 1, threads)
-        for r in range(share(rows, 1, thread, threads), end):
-            ask(call, r, end)
-            source = at(octets(call, 0), row_at(call, first + r) * row_stride)
-            x = at(reals(call, 1), r * columns)
-            if known and code == own_code and stride == own_bytes:
-                fixed((view_reals(source), x, scale, offset))
-            elif code == 0:
-                from_octets(source, stride, x, columns, scale, offset)
-            elif code == 1:
-                from_floats(source, stride, x, columns, scale, offset)
-            else:
-                from_doubles(source, stride, x, columns, scale, offset)
+        _gather(e, call, columns)
 
-    return gather
+    return emitted_kernel(t, gather)
 
 
 def kernels(t: Any) -> dict[str, Callable]:
     """Name -> kernel, of the number type that the names ``t`` are of."""
-    as_labels, at, copy, first_position, labels_of, octets, reals, row_at, share = (
-        t.as_labels, t.at, t.copy, t.first_position, t.labels, t.octets, t.reals, t.row_at, t.share
-    )  # fmt: skip
-    sizes, view_reals, ask = t.sizes, t.view_reals, _asked_for(t, 1)
 
-    def gather_labels(call, thread, threads):
+    def gather(e: Emitter, call: Call) -> None:
+        """x[r] = scale source[order[r]] + offset, from uint8, float32 or float64"""
+        _gather(e, call, None)
+
+    def gather_labels(e: Emitter, call: Call) -> None:
         """labels[r] = source[order[r]], both int32"""
-        rows, first, row_stride = sizes(call)[0], sizes(call)[2], sizes(call)[4]
-        labels, end = labels_of(call, 1), share(rows, 1, thread + 1, threads)
-        for r in range(share(rows, 1, thread, threads), end):
-            ask(call, r, end)
-            source = at(octets(call, 0), row_at(call, first + r) * row_stride)
-            labels[r] = as_labels(source)[0]
+        labels = call.integers(1)
 
-    def store(call, thread, threads):
+        def row(r: Size, source: ir.Value) -> None:
+            label = e.builder.load(e.builder.bitcast(source, I32.as_pointer()))
+            e.builder.store(label, e.at(labels, r))
+
+        _each_row(e, call, 4, row)
+
+    def store(e: Emitter, call: Call) -> None:
         """out[first + r] = y[r], in the order of the batches"""
-        rows, columns, row_stride = sizes(call)[0], sizes(call)[1], sizes(call)[4]
-        first = first_position(call) + sizes(call)[2]
-        for r in range(share(rows, 1, thread, threads), share(rows, 1, thread + 1, threads)):
-            out = view_reals(at(octets(call, 1), (first + r) * row_stride))
-            copy(at(reals(call, 0), r * columns), out, columns)
+        columns, stride = call.size(1), call.size(4)
+        y, out = call.operand(0), call.octets(1)
+        position = e.add(call.first_position(), call.size(2))
+        first, last = call.share(call.size(0), 1)
 
-    return {f.__name__: f for f in (gather(t), gather_labels, store)}
+        def row(r: ir.Value) -> None:
+            source = e.at(y, e.mul(r, columns))
+            to = e.at(out, e.mul(e.add(position, r), stride))
+            to = e.builder.bitcast(to, y.type)
+            e.each_register(columns, lambda i, mask: (
+                e.store(e.load(e.at(source, i), mask), e.at(to, i), mask)))  # fmt: skip
+
+        e.each(first, last, 1, row)
+
+    return by_name(t, [gather, gather_labels, store])

@@ -27,7 +27,7 @@ from ..source import Source
 from . import elementary
 from .flow import I64, Flow, Size, known_size
 
-I32, I1 = ir.IntType(32), ir.IntType(1)
+I32, I8, I1 = ir.IntType(32), ir.IntType(8), ir.IntType(1)
 CONTRACT = ("contract",)
 
 
@@ -266,7 +266,7 @@ class Emitter(Flow):
 
     def prefetch(self, p: ir.Value, changed: bool = False) -> None:
         """Bring a line of memory to the second cache, to be read or changed."""
-        octets = self.builder.bitcast(p, ir.IntType(8).as_pointer())
+        octets = self.builder.bitcast(p, I8.as_pointer())
         types = [octets.type, I32, I32, I32]
         function = self.function("llvm.prefetch.p0", ir.FunctionType(ir.VoidType(), types))
         self.builder.call(function, [octets, *(ir.Constant(I32, n) for n in (int(changed), 2, 1))])
