@@ -251,7 +251,7 @@ def _standardize(dtype: str, function: str) -> int | None:
 
 
 def _usual_rows(name: str, rows: int) -> int:
-    """Rows that a kernel is made for: it serves any number, so a few kernels serve all batches."""
+    """Rows that a kernel is made for: a few kernels serve all batches."""
     if name in ("dense_dw", "dense_update"):  # only whether the batch can be packed matters
         return PACKED_ROWS + (rows > PACKED_ROWS)
     if rows <= FEW_ROWS:
@@ -284,8 +284,8 @@ def _dense(
         inside = formula if formula and vectors.fits(formula, part, dtype) else None
         # The mask comes after an activation, and before a derivative.
         masks = masked and (part == "derivative" or (inside is formula and units > 1))
-        later = inside is not formula or masks != masked
-        known = dense.Known(rows, inputs, units, inside, decays, masks, threads, later)
+        rest = inside is not formula or masks != masked
+        known = dense.Known(rows, inputs, units, inside, decays, masks, threads, rest)
         return _compiled(dense.kernels(names.of(dtype), known)[name])
 
     return _address(called, compile)

@@ -16,9 +16,8 @@ from .vectors import Emitter
 #: Columns of an array of weights that are made together, where dz is packed; twice as many in
 #: narrow panels where x is copied.
 TOGETHER = 512
-#: Columns of x that are copied where its rows lie further apart than this many bytes: their numbers
-#: would fall into the same few cache sets.
-COPIED, PAGE = 96, 2048
+#: Columns of x that are copied where its rows lie half a page apart, or further.
+COPIED = 96
 
 #: ``keep(row, column, numbers, mask)`` takes each register of the product.
 Keep: TypeAlias = "Callable[[Size, Size, ir.Value, Any], None]"
@@ -28,10 +27,9 @@ Keep: TypeAlias = "Callable[[Size, Size, ir.Value, Any], None]"
 class Product:
     """Rows of x^T dz; ``scratch`` is memory for panels and copies.
 
-    ``width`` is how many of its columns are made, from where ``dz`` points on: a number if that is
-    all of them, and then ``dz`` may be packed. ``usual`` are the rows that a thread usually makes,
-    ``batch`` those of a usual batch. ``touched(row, column)`` are the lines of memory that ``keep``
-    will change.
+    ``width`` is how many of its columns are made, from where ``dz`` points on; where that is known,
+    ``dz`` may be ``packed``. ``usual`` are the rows that a thread usually makes.
+    ``touched(row, column)`` are the lines of memory that ``keep`` will change.
     """
 
     e: Emitter
@@ -43,7 +41,7 @@ class Product:
     width: Size
     keep: Keep
     scratch: ir.Value
-    batch: int | None
+    packed: bool
     usual: int | None
     touched: Callable[[Size, Size], list[ir.Value]] | None = None
 
@@ -51,8 +49,9 @@ class Product:
         """Rows first to last."""
         if isinstance(self.units, int) and self.units < self.e.lanes:
             self._of_few_units(self.units, first, last)
-        elif isinstance(self.width, int) and packs(self.width, self.batch):
-            self._by_panels(self.width, first, last)
+        elif self.packed and isinstance(self.width, int):
+            with self.e.builder.if_then(self.e.less(first, last)):
+                self._by_panels(self.width, first, last)
         else:
             b = (self.dz, self.units)
             self._tiles(self.x, self.inputs, first, last, self.usual, b, 0, self.width, 0)
@@ -73,7 +72,7 @@ class Product:
         e, touched = self.e, self.touched
 
         def finish(made, row, column, mask):
-            for r, v, total, inside in products.each(made, mask):
+            for r, v, total, inside in products.registers_of(made, mask):
                 self.keep(e.add(row, r), e.add(e.add(column, low), v * e.lanes), total, inside)
 
         def written(row: Size, column: Size) -> list[ir.Value]:
@@ -87,7 +86,9 @@ class Product:
         e, scratch = self.e, self.scratch
         wide = products.panel_registers(e)
         size = wide * e.lanes
-        copies = isinstance(self.inputs, int) and self.inputs * e.dtype.itemsize >= PAGE
+        copies = (
+            isinstance(self.inputs, int) and self.inputs * e.dtype.itemsize >= products.HALF_PAGE
+        )
         # A narrow panel mostly stays in the first cache for all rows of a block; where panels are
         # wide, a tile's rows of x do, and the panels pass by from the second.
         narrow = copies and wide == 2
@@ -146,6 +147,8 @@ class Product:
         products.strip(e, operands, units, e.sub(last, first), finish)
 
 
-def packs(units: int, batch: int | None) -> bool:
-    """Whether dz is copied to panels: its rows lie far apart, and fall into few cache sets."""
-    return units > TOGETHER // 2 and (batch or PACKED_ROWS + 1) <= PACKED_ROWS
+def worth_packing(units: Size, batch: int | None) -> bool:
+    """Whether dz is best copied to panels, for a batch of at most so many rows: its own lie far
+    apart, and fall into few cache sets."""
+    few_rows = batch is not None and batch <= PACKED_ROWS
+    return few_rows and isinstance(units, int) and units > TOGETHER // 2

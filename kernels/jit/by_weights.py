@@ -29,8 +29,8 @@ LONG_DEPTH, FAR_DEPTH = 512, 1024
 GROUP = 256
 #: Columns from which A is copied; a copied row, and how many are copied together.
 FAR_COLUMNS, LINE, ROWS = 512, LONG_DEPTH + 16, 256
-#: Bytes of a page: rows as long are worth asking for before they are needed.
-PAGE = 2048
+#: Bytes of a row that is worth asking for before it is needed.
+LONG_ROW = 2048
 
 #: ``finished(sums, place, column, inside)``: the results of one register from its sums, where
 #: ``place`` is its index in C, ``column`` its first column and ``inside`` its mask.
@@ -40,58 +40,55 @@ Finished: TypeAlias = Callable[..., ir.Value]
 Region: TypeAlias = "tuple[Size, Size, Size, Size]"
 
 
-@dataclass(frozen=True)
-class Form:
-    """C[rows, columns] = f(A B) over a depth, where B are the weights, or those transposed.
+class Way:
+    """How C[rows, columns] = f(A B) goes, where B are the weights, or those transposed.
 
-    What is None is not known. ``rows`` are only what is usual, and so is how many ``threads``
-    divide them.
+    Columns and depth may be unknown. ``rows`` are only what is usual, and so is how many
+    ``threads`` divide them.
     """
 
-    columns: int | None
-    depth: int | None
-    transposed: bool
-    rows: int | None
-    threads: int
-
-
-class Way:
-    """How a product of a form goes; without a form's sizes, it serves any."""
-
-    def __init__(self, form: Form, lanes: int, number_bytes: int) -> None:
-        columns, depth = form.columns or 0, form.depth or 0
-        whole_registers = lanes * number_bytes == 64
+    def __init__(
+        self,
+        e: Emitter,
+        columns: int | None,
+        depth: int | None,
+        rows: int | None,
+        threads: int,
+        transposed: bool,
+    ) -> None:
+        self.columns, self.transposed = columns, transposed
+        columns, depth, number_bytes = columns or 0, depth or 0, e.dtype.itemsize
         #: Columns of a panel, and how many are packed together.
-        self.size = (4 if whole_registers else 2) * lanes
-        self.group = self.size if form.transposed else GROUP // number_bytes
+        self.size = products.panel_registers(e) * e.lanes
+        self.group = self.size if transposed else GROUP // number_bytes
         both = columns > 0 and depth > 0
         in_bytes = columns * depth * number_bytes
         #: Whether the weights are read where they are.
-        self.direct = depth == 1 or (not form.transposed and both and in_bytes <= DIRECT_BYTES)
+        self.direct = depth == 1 or (not transposed and both and in_bytes <= DIRECT_BYTES)
         padded = -(-columns // self.size) * self.size * depth  # whole panels are written
         #: Whether the weights are gone through at once.
         self.simple = self.direct or (both and padded * number_bytes <= PACKED_BYTES)
         # Each thread reads all of the operand whose side is not divided: let that be the smaller.
-        by_columns = self.simple and columns >= (form.rows or columns + 1)
-        by_columns &= columns % (form.threads * self.size) == 0
+        by_columns = self.simple and columns >= (rows or columns + 1)
+        by_columns &= columns % (threads * self.size) == 0
         #: Parts of the columns, whose width is known.
-        self.shares = form.threads if by_columns else 1
-        divided = 1 if by_columns else form.threads
+        self.shares = threads if by_columns else 1
+        divided = 1 if by_columns else threads
         #: Rows that a thread usually makes.
-        self.expected = -(-form.rows // divided) if form.rows else None
+        self.expected = -(-rows // divided) if rows else None
         # Weights that would just push each other out of the second cache go by parts of the depth,
         # so that all blocks of rows but the first find them there.
-        staying = DIRECT_BYTES if whole_registers else DIRECT_BYTES // 2
+        staying = DIRECT_BYTES if e.registers == 32 else DIRECT_BYTES // 2
         by_parts = self.direct and staying < in_bytes <= DIRECT_BYTES  # whatever the threads
-        self.parts = 2 if by_parts and depth > 1 and (form.rows or 0) > FEW_ROWS else 1
+        self.parts = 2 if by_parts and depth > 1 and (rows or 0) > FEW_ROWS else 1
         # Where A does not stay in the second cache, a block of it is read for all columns; its rows
         # are copied, for they lie so far apart that they would fall into few cache sets.
         far = depth >= FAR_DEPTH and columns > FAR_COLUMNS
-        self.copies = far and (form.rows or ROWS + 1) <= ROWS
+        self.copies = far and (rows or ROWS + 1) <= ROWS
         #: Whether the rows of A come from far away.
-        self.ahead = depth * number_bytes >= PAGE
+        self.ahead = depth * number_bytes >= LONG_ROW
         #: Rows of a panel, which stays in the first cache; of a long sum, C is read too often.
-        self.together = PANEL * lanes // self.size if depth < FAR_DEPTH else LONG_DEPTH
+        self.together = PANEL * e.lanes // self.size if depth < FAR_DEPTH else LONG_DEPTH
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ class Product:
     """A product that is being emitted; ``packed`` is memory for panels and copies."""
 
     e: Emitter
-    form: Form
+    way: Way
     a: ir.Value
     w: ir.Value
     c: ir.Value
@@ -107,10 +104,6 @@ class Product:
     depth: Size
     packed: ir.Value
     finished: Finished
-
-    @property
-    def way(self) -> Way:
-        return Way(self.form, self.e.lanes, self.e.dtype.itemsize)
 
     def emit(self, call: Call, rows: ir.Value) -> Region:
         """This thread's part, and which it is."""
@@ -140,14 +133,14 @@ class Product:
         if way.simple and way.shares == 1:
             return by_rows()
         unit = self.e.div(self.columns, way.shares) if way.simple else way.size
-        first, last, low, high = self.e.either(call.enough(self.columns, unit), by_columns, by_rows)
+        first, last, low, high = self.e.one_of(call.enough(self.columns, unit), by_columns, by_rows)
         return first, last, low, high
 
     def _places(
         self, made: list[list[ir.Value]], row: Size, column: Size, mask: Any
     ) -> Iterator[tuple[ir.Value, Any, ir.Value, Callable[[ir.Value], ir.Value]]]:
         """Where each register of a tile goes, its mask and sums, and what makes results of them."""
-        for r, v, sums, inside in products.each(made, mask):
+        for r, v, sums, inside in products.registers_of(made, mask):
             here = self.e.add(column, v * self.e.lanes)
             place = self.e.add(self.e.mul(self.e.add(row, r), self.columns), here)
             result = partial(self.finished, place=place, column=here, inside=inside)
@@ -160,7 +153,7 @@ class Product:
         e, way, depth = self.e, self.way, self.depth
         b, b_k, wide = e.at(self.w, low), self.columns, 0
         if not way.direct:
-            assert self.form.transposed, "others are direct up to more bytes"
+            assert way.transposed, "others are direct up to more bytes"
             b, b_k, wide = self.packed, way.size, way.size // e.lanes
             start = e.at(self.w, e.mul(low, depth))
             products.transpose(e, start, depth, width, depth, self.packed, way.size)
@@ -225,14 +218,14 @@ class Product:
         k: Size,
         part: Size,
     ) -> None:
-        """Columns that are packed together, from one up to ``high``, of part of the depth."""
+        """Columns that are packed together, from ``start`` on, of part of the depth."""
         e, way = self.e, self.way
         width = e.least(e.sub(high, start), way.group)
         self._pack(start, width, k, part)
 
         def panel(j: ir.Value) -> None:
             b, left = e.at(self.packed, e.mul(j, part)), e.least(e.sub(width, j), way.size)
-            whole = (self.form.columns or 1) % way.size == 0
+            whole = (way.columns or 1) % way.size == 0
             of = operands(1, b, way.size, part)
             self._panel(of, first, last, e.add(start, j), way.size if whole else left, k, part)
 
@@ -241,8 +234,8 @@ class Product:
     def _pack(self, low: Size, width: Size, k: Size, part: Size) -> None:
         """So many columns from column low on, of part of the depth from k on, as panels."""
         e, way, columns = self.e, self.way, self.columns
-        if self.form.transposed:  # by one panel
-            if (self.form.columns or 1) % way.size == 0:
+        if way.transposed:  # by one panel
+            if (way.columns or 1) % way.size == 0:
                 width = way.size
             start = e.at(self.w, e.add(e.mul(low, self.depth), k))
             products.transpose(e, start, self.depth, width, part, self.packed, way.size)
@@ -260,7 +253,8 @@ class Product:
     ) -> None:  # fmt: skip
         """Part of the depth of the columns of one panel: sums that C keeps between the parts."""
         e = self.e
-        if known_size(k) == 0 and known_size(part) == known_size(self.depth) is not None:
+        depth = known_size(self.depth)
+        if depth is not None and known_size(k) == 0 and known_size(part) == depth:
             later = final = None  # it is all of it
         else:
             later = e.splat(e.builder.not_(e.same(k, 0)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from llvmlite import ir
@@ -35,7 +35,7 @@ def in_step(builder: ir.IRBuilder, name: str, call: ir.Value) -> ir.Value:
     return _place(builder, executor.STEP, name, builder.inttoptr(step, call.type))
 
 
-def share_of(e: Flow, n: Size, unit: Size, thread: Size, threads: ir.Value) -> ir.Value:
+def share_of(e: Flow, n: Size, unit: Size, thread: Size, threads: Size) -> ir.Value:
     """Where a thread's part of n begins, in whole units."""
 
     def alone() -> list[Size]:
@@ -46,7 +46,7 @@ def share_of(e: Flow, n: Size, unit: Size, thread: Size, threads: ir.Value) -> i
         return [e.least(e.mul(e.div(e.mul(blocks, thread), threads), unit), n)]
 
     # With one thread, without two divisions.
-    return e.either(e.builder.icmp_signed("==", threads, constant(1)), alone, shared)[0]
+    return e.one_of(e.same(threads, 1), alone, shared)[0]
 
 
 class Call:
@@ -116,7 +116,7 @@ class Call:
         """The numbers of the update rule."""
         return self._doubles(in_step(self.e.builder, "rule", self._address), 0)
 
-    def part(self, n: Size, unit: Size, i: Size, parts: ir.Value) -> tuple[ir.Value, ir.Value]:
+    def part(self, n: Size, unit: Size, i: Size, parts: Size) -> tuple[ir.Value, ir.Value]:
         """Part i of n, in whole units."""
         of = (self.e, n, unit)
         return share_of(*of, i, parts), share_of(*of, self.e.add(i, 1), parts)
@@ -142,7 +142,11 @@ class Call:
             run(loop)
 
 
-def emitted_kernel(t: Any, emit: Callable[[Emitter, Call], None]) -> Callable:
+#: Makes the instructions of a kernel.
+Emit: TypeAlias = Callable[[Emitter, Call], None]
+
+
+def emitted_kernel(t: Any, emit: Emit) -> Callable:
     """A kernel whose instructions ``emit`` makes: Numba sees a single one, which takes it half the
     time that loops and calls in Python take."""
 
@@ -163,6 +167,6 @@ def emitted_kernel(t: Any, emit: Callable[[Emitter, Call], None]) -> Callable:
     return kernel
 
 
-def by_name(t: Any, emits: Sequence[Callable[[Emitter, Call], None]]) -> dict[str, Callable]:
+def by_name(t: Any, emits: Sequence[Emit]) -> dict[str, Callable]:
     """Name -> kernel."""
     return {emit.__name__: emitted_kernel(t, emit) for emit in emits}

@@ -16,27 +16,30 @@ from numba.core import cgutils
 from .. import source
 from ..formula import Formula
 from . import PACKED_ROWS, by_batch, by_weights, products, update
-from .by_weights import Form, Region
-from .calls import Call, by_name
+from .by_weights import Region, Way
+from .calls import Call, Emit, by_name
 from .flow import Size, value
 from .products import Operands
-from .vectors import Emitter, parameters_of
+from .vectors import I32, Emitter, parameters_of
 
 #: Bytes of weights and their state from which they are fetched ahead.
 FAR_BYTES = 3 << 19
-#: Numbers of a gradient that an update rule takes at a time; one row may be more.
+#: Numbers of a gradient that an update rule takes at a time.
 BLOCK = 4096
+#: Operand at which a rule's state begins, and places of the decay of weights and bias.
+STATE, OF_WEIGHTS, OF_BIAS = 4, 4, 6
 
 
 @dataclass(frozen=True)
 class Known:
     """What is known of a call when its kernel is made.
 
-    ``rows`` are only what is usual, and so is how many ``threads`` divide them.
+    ``rows`` are only what is usual, and so is how many ``threads`` divide them; but what is summed
+    over at most PACKED_ROWS takes no more.
 
     ``decays`` says whether the update rule comes with a penalty or weight decay, ``masks`` whether
-    a mask of dropout multiplies the result while it is in registers. ``later`` says whether there
-    may be a mask or formula that is not known, and comes after the product.
+    a mask of dropout multiplies the result while it is in registers, ``rest`` whether a mask or
+    formula may be left for after the product.
     """
 
     rows: int | None = None
@@ -46,7 +49,7 @@ class Known:
     decays: bool = True
     masks: bool = False
     threads: int = 1
-    later: bool = True
+    rest: bool = True
 
     def sizes(self, call: Call) -> tuple[ir.Value, Size, Size]:
         """Rows, inputs and units of a call."""
@@ -71,15 +74,13 @@ def on_vectors(e: Emitter, formula: Formula, part: str, *arguments: Any) -> list
 def _forward(known: Known, e: Emitter, call: Call, mask: int, y: int, dropped: int) -> None:
     """y = f(x w + b) and, where that is known to be asked, dropped = y mask; operands by number."""
     rows, inputs, units = known.sizes(call)
-    x, w, bias = (call.operand(i) for i in range(3))
+    x, w = call.operand(0), call.operand(1)
     formula, parameters = known.formula, known.parameters(call)
     of_mask, of_y, of_dropped = call.operand(mask), call.operand(y), call.operand(dropped)
-    zeros = cgutils.alloca_once_value(e.builder, ir.Constant(ir.ArrayType(e.type, 1), None))
-    zeros, no_bias = e.builder.bitcast(zeros, bias.type), e.builder.not_(call.given(2))
+    offsets = _Bias(e, call, 2)
 
     def finished(sums: ir.Value, place: Size, column: Size, inside: Any) -> ir.Value:
-        start = e.builder.select(no_bias, zeros, e.at(bias, column))
-        result = e.builder.fadd(sums, e.load(start, inside))
+        result = e.builder.fadd(sums, e.load(offsets.at(column), inside))
         if formula is not None:
             (result,) = on_vectors(e, formula, "function", result, *parameters)
         if known.masks:
@@ -87,46 +88,61 @@ def _forward(known: Known, e: Emitter, call: Call, mask: int, y: int, dropped: i
             e.store(kept, e.at(of_dropped, place), inside)
         return result
 
-    def one_unit(row: ir.Value) -> None:
-        """A scalar product."""
-        total = products.dots(e, e.at(x, e.mul(row, inputs)), w, inputs)
-        start = e.builder.load(e.builder.select(no_bias, zeros, bias))
-        total = e.builder.fadd(total, start)
-        if formula is not None:
-            (result,) = on_vectors(e, formula, "function", e.splat(total), *parameters)
-            total = e.builder.extract_element(result, ir.Constant(ir.IntType(32), 0))
-        e.builder.store(total, e.at(of_y, row))
-
     if known.units == 1:
+        offset = e.builder.load(offsets.at(0))
+
+        def one(row: ir.Value) -> None:
+            """A scalar product."""
+            total = products.dots(e, e.at(x, e.mul(row, inputs)), w, inputs)
+            total = e.builder.fadd(total, offset)
+            if formula is not None:
+                (result,) = on_vectors(e, formula, "function", e.splat(total), *parameters)
+                total = e.builder.extract_element(result, ir.Constant(I32, 0))
+            e.builder.store(total, e.at(of_y, row))
+
         region: Region = (*call.share(rows, 4), 0, 1)
-        e.each(region[0], region[1], 1, one_unit)
+        e.each(region[0], region[1], 1, one)
     else:
-        form = Form(known.units, known.inputs, False, known.rows, known.threads)
+        way = Way(e, known.units, known.inputs, known.rows, known.threads, transposed=False)
         scratch = call.scratch()
-        product = by_weights.Product(e, form, x, w, of_y, units, inputs, scratch, finished)
+        product = by_weights.Product(e, way, x, w, of_y, units, inputs, scratch, finished)
         region = product.emit(call, rows)
 
-    if not known.later:
-        return
-    of_rows = _each_row(e, region, units)
-    if formula is None:
-        call.if_formula(0, lambda loop: of_rows(
-            lambda at, n: loop(e.at(of_y, at), n, call.constants())))  # fmt: skip
-    if dropped != y and not known.masks:
-        of_rows(lambda at, n: _multiply(e, of_y, of_mask, of_dropped, at, n))
+    def rest(start: Size, n: Size) -> None:
+        if formula is None:
+            _activate(e, call, e.at(of_y, start), n)
+        if dropped != y and not known.masks:
+            _multiply(e, of_y, of_mask, of_dropped, start, n)
+
+    if known.rest:
+        _each_row(e, region, units, rest)
+
+
+class _Bias:
+    """An operand that may be missing: then it is zero."""
+
+    def __init__(self, e: Emitter, call: Call, i: int) -> None:
+        self.e, self._given, self._bias = e, call.given(i), call.operand(i)
+        zeros = cgutils.alloca_once_value(e.builder, ir.Constant(ir.ArrayType(e.type, 1), None))
+        self._zeros = e.builder.bitcast(zeros, self._bias.type)
+
+    def at(self, column: Size) -> ir.Value:
+        """Where a register of it lies."""
+        return self.e.builder.select(self._given, self.e.at(self._bias, column), self._zeros)
 
 
 def _each_row(
-    e: Emitter, region: Region, columns: Size
-) -> Callable[[Callable[[Size, Size], None]], None]:
-    """``run(work)``: ``work(start, n)`` for the n numbers from a start on of each row."""
+    e: Emitter, region: Region, columns: Size, work: Callable[[Size, Size], None]
+) -> None:
+    """``work(start, n)`` for each row of a region: n numbers from index ``start`` on."""
     first, last, low, high = region
+    n = e.sub(high, low)
+    e.each(first, last, 1, lambda row: work(e.add(e.mul(row, columns), low), n))
 
-    def run(work: Callable[[Size, Size], None]) -> None:
-        n = e.sub(high, low)
-        e.each(first, last, 1, lambda row: work(e.add(e.mul(row, columns), low), n))
 
-    return run
+def _activate(e: Emitter, call: Call, y: ir.Value, n: Size) -> None:
+    """The call's formula, if it has one, over n numbers."""
+    call.if_formula(0, lambda loop: loop(y, n, call.constants()))
 
 
 def _multiply(e: Emitter, x: ir.Value, mask: ir.Value, y: ir.Value, start: Size, n: Size) -> None:
@@ -138,7 +154,7 @@ def _multiply(e: Emitter, x: ir.Value, mask: ir.Value, y: ir.Value, start: Size,
     e.each_register(n, register)
 
 
-def forward(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
+def forward(known: Known) -> tuple[Emit, ...]:
     """y = f(x w + b), alone or with dropout"""
 
     def dense(e: Emitter, call: Call) -> None:
@@ -152,7 +168,7 @@ def forward(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
     return dense, dense_dropout
 
 
-def parts(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
+def parts(known: Known) -> tuple[Emit, ...]:
     """x w as a sum of terms, and f(their sum + b)"""
 
     def dense_parts(e: Emitter, call: Call) -> None:
@@ -166,7 +182,7 @@ def parts(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
             first, last = call.part(inputs, unit, term, terms)
 
             def finish(made, row, column, mask):
-                for r, v, sums, inside in products.each(made, mask):
+                for r, v, sums, inside in products.registers_of(made, mask):
                     place = e.add(e.add(e.mul(e.add(row, r), units), column), v * e.lanes)
                     e.store(sums, e.at(to, place), inside)
 
@@ -179,9 +195,8 @@ def parts(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
     def sum_parts(e: Emitter, call: Call) -> None:
         """y[B, O] = f(sum of parts[t, B, O] + b[O])"""
         rows, units, terms = (call.size(i) for i in range(3))
-        given, bias, y = call.operand(0), call.operand(1), call.operand(2)
-        first, last = call.share(rows, 1)
-        stride, shifts = e.mul(rows, units), call.given(1)
+        given, y, offsets = call.operand(0), call.operand(2), _Bias(e, call, 1)
+        stride = e.mul(rows, units)
 
         def row(start: Size, n: Size) -> None:
             def register(i: ir.Value, inside: Any) -> None:
@@ -192,17 +207,13 @@ def parts(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
                     return [e.builder.fadd(sums[0], part)]
 
                 (total,) = e.loop(1, terms, 1, [e.load(e.at(given, place), inside)], add)
+                total = e.builder.fadd(total, e.load(offsets.at(i), inside))
                 e.store(total, e.at(y, place), inside)
-                with e.builder.if_then(shifts):
-                    shifted = e.builder.fadd(total, e.load(e.at(bias, i), inside))
-                    e.store(shifted, e.at(y, place), inside)
 
             e.each_register(n, register)
+            _activate(e, call, e.at(y, start), n)
 
-        of_rows = _each_row(e, (first, last, 0, units), units)
-        of_rows(row)
-        call.if_formula(0, lambda loop: of_rows(
-            lambda at, n: loop(e.at(y, at), n, call.constants())))  # fmt: skip
+        _each_row(e, (*call.share(rows, 1), 0, units), units, row)
 
     return dense_parts, sum_parts
 
@@ -210,7 +221,7 @@ def parts(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
 # ------------------------------------------------------------------ gradient by the input
 
 
-def input_gradient(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
+def input_gradient(known: Known) -> tuple[Emit, ...]:
     """dx = (dz w^T) mask f'(y)"""
 
     def dense_dx(e: Emitter, call: Call) -> None:
@@ -228,22 +239,22 @@ def input_gradient(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
                 sums = e.builder.fmul(sums, slope)
             return sums
 
-        form = Form(known.inputs, known.units, True, known.rows, known.threads)
+        way = Way(e, known.inputs, known.units, known.rows, known.threads, transposed=True)
         scratch = call.scratch()
-        product = by_weights.Product(e, form, dz, w, dx, inputs, units, scratch, finished)
-        of_rows = _each_row(e, product.emit(call, rows), inputs)
-        if not known.later:
-            return
-        if not known.masks:
-            with e.builder.if_then(call.given(3)):
-                of_rows(lambda at, n: _multiply(e, dx, mask, dx, at, n))
-        if formula is None:
+        product = by_weights.Product(e, way, dz, w, dx, inputs, units, scratch, finished)
+        region = product.emit(call, rows)
 
-            def slopes(loop: Callable[..., None]) -> None:
+        def rest(start: Size, n: Size) -> None:
+            if not known.masks:
+                with e.builder.if_then(call.given(3)):
+                    _multiply(e, dx, mask, dx, start, n)
+            if formula is None:
                 with e.builder.if_then(call.given(2)):
-                    of_rows(lambda at, n: loop(e.at(dx, at), dx, e.at(y, at), n, call.constants()))
+                    to, of_y = e.at(dx, start), e.at(y, start)
+                    call.if_formula(1, lambda loop: loop(to, dx, of_y, n, call.constants()))
 
-            call.if_formula(1, slopes)
+        if known.rest:
+            _each_row(e, region, inputs, rest)
 
     return (dense_dx,)
 
@@ -251,7 +262,7 @@ def input_gradient(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
 # ------------------------------------------------------------------ gradient by the parameters
 
 
-def weight_gradient(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
+def weight_gradient(known: Known) -> tuple[Emit, ...]:
     """dw = x^T dz; db = sum of dz over the batch"""
     # A large batch goes by blocks of rows, which stay in the caches while all of dw is made.
     blocks = (known.rows or PACKED_ROWS + 1) > PACKED_ROWS
@@ -263,8 +274,10 @@ def weight_gradient(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]
         first, last = call.share(inputs, e.lanes)
         scratch = call.scratch()
 
+        packed = by_batch.worth_packing(units, PACKED_ROWS)
+
         def block(start: ir.Value) -> None:
-            later = e.splat(e.builder.not_(e.same(start, 0)))
+            later = e.splat(e.builder.not_(e.same(start, 0))) if blocks else None
 
             def keep(row: Size, column: Size, numbers: ir.Value, mask: Any) -> None:
                 to = e.at(dw, e.add(e.mul(row, units), column))
@@ -276,7 +289,7 @@ def weight_gradient(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]
             a, b = e.at(x, e.mul(start, inputs)), e.at(dz, e.mul(start, units))
             count = e.least(e.sub(rows, start), PACKED_ROWS) if blocks else rows
             by_batch.Product(
-                e, a, b, count, inputs, units, units, keep, scratch, PACKED_ROWS,
+                e, a, b, count, inputs, units, units, keep, scratch, packed,
                 known.inputs_of_a_thread(),
             ).emit(first, last)  # fmt: skip
 
@@ -316,7 +329,7 @@ class _Rule:
     def __init__(self, e: Emitter, call: Call, known: Known, rule: Formula, decay: int) -> None:
         """``decay`` is the place of the penalties among the call's numbers."""
         self.e, self.rule = e, rule
-        self.state = [call.operand(4 + i) for i in range(len(rule.state))]
+        self.state = [call.operand(STATE + i) for i in range(len(rule.state))]
         count = 1 + len(rule.parameters) + len(rule.constants)
         self.numbers = parameters_of(e, call.rule(), count)
         self.decay = update.Decay(e, call, call.constants(decay)) if known.decays else None
@@ -335,7 +348,13 @@ class _Rule:
             self.e.store(new, p, mask)
 
 
-def updating(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
+def _one_by_one(units: int, lanes: int) -> bool:
+    """Whether the registers of a gradient are updated as they come; others are a run of numbers
+    only together."""
+    return units == 1 or units > 4 * lanes or (units > 0 and units % lanes == 0)
+
+
+def updating(known: Known) -> tuple[Emit, ...]:
     """w, b and their state, updated by x^T dz and sum dz, which are never stored."""
     rule, of_a_layer = known.formula, known.units or 0
 
@@ -344,32 +363,46 @@ def updating(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
         rows, inputs, units = known.sizes(call)
         x, dz, w, b = (call.operand(i) for i in range(4))
         gradient = call.scratch()
-        packed = e.at(gradient, BLOCK)
-        # Whole registers are updated as they come; others are a run of numbers only together.
-        in_registers = rule is not None and (
-            of_a_layer == 1 or of_a_layer > 4 * e.lanes or 0 == of_a_layer % e.lanes < of_a_layer
-        )
+        memory = e.at(gradient, BLOCK)
+        first, end = call.share(inputs, e.lanes)
+        # The gradient of a narrow layer, or one that is updated in registers, is made whole.
+        in_registers = rule is not None and _one_by_one(of_a_layer, e.lanes)
+        whole = in_registers or 0 < of_a_layer <= by_batch.TOGETHER // 2
+        packed = whole and by_batch.worth_packing(units, known.rows)
 
-        def product(low: Size, width: Size, keep: by_batch.Keep, touched: Any = None) -> Any:
+        def product(
+            low: Size,
+            width: Size,
+            keep: by_batch.Keep,
+            touched: Callable[[Size, Size], list[ir.Value]] | None = None,
+        ) -> by_batch.Product:
             return by_batch.Product(
-                e, x, e.at(dz, low), rows, inputs, units, width, keep, packed, known.rows,
+                e, x, e.at(dz, low), rows, inputs, units, width, keep, memory, packed,
                 known.inputs_of_a_thread(), touched,
             )  # fmt: skip
 
-        first, end = call.share(inputs, e.lanes)
-        if rule is not None and in_registers:
-            of_weights = _Rule(e, call, known, rule, 4)
-
+        def at_once(rule: _Rule) -> None:
             def keep(row: Size, column: Size, numbers: ir.Value, mask: Any) -> None:
-                of_weights.apply(w, e.add(e.mul(row, units), column), numbers, mask)
+                rule.apply(w, e.add(e.mul(row, units), column), numbers, mask)
 
             def touched(row: Size, column: Size) -> list[ir.Value]:
-                return of_weights.places(w, e.add(e.mul(row, units), column))
+                return rule.places(w, e.add(e.mul(row, units), column))
 
-            numbers = (known.inputs or 0) * of_a_layer * len(of_weights.places(w, 0))
+            numbers = (known.inputs or 0) * of_a_layer * (1 + len(rule.state))
             far = numbers * e.dtype.itemsize > FAR_BYTES
             product(0, units, keep, touched if far else None).emit(first, end)
-        else:
+
+        def run(of: ir.Value, position: Size, n: Size, decay: int) -> None:
+            """The rule over n parameters from a position on, whose gradient is there."""
+            if rule is None:
+                at, numbers = e.at(of, position), call.constants(decay)
+                update.apply_rule(e, call, STATE, position, at, gradient, n, numbers)
+                return
+            known_rule = _Rule(e, call, known, rule, decay)
+            e.each_register(n, lambda i, mask: known_rule.apply(
+                of, e.add(position, i), e.load(e.at(gradient, i), mask), mask))  # fmt: skip
+
+        def by_parts() -> None:
             together = e.least(units, BLOCK)
             block = e.most(e.rounded(e.div(BLOCK, together), e.lanes), 1)
 
@@ -377,10 +410,7 @@ def updating(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
                 stop = e.least(e.add(start, block), end)
 
                 def columns_from(low: ir.Value) -> None:
-                    # The gradient of a narrow layer is always made whole; that of a wide one in
-                    # parts, which are not worth packing.
-                    whole = 0 < of_a_layer <= by_batch.TOGETHER // 2
-                    width = units if whole else value(e.least(together, e.sub(units, low)))
+                    width = units if whole else e.least(together, e.sub(units, low))
 
                     def keep(row: Size, column: Size, numbers: ir.Value, mask: Any) -> None:
                         place = e.add(e.mul(e.sub(row, start), width), column)
@@ -388,36 +418,35 @@ def updating(known: Known) -> tuple[Callable[[Emitter, Call], None], ...]:
 
                     product(low, width, keep).emit(start, stop)
                     position = e.add(e.mul(start, units), low)  # whole rows of w, or part of one
-                    n = e.mul(e.sub(stop, start), width)
-                    if rule is None:
-                        at = e.at(w, position)
-                        update.apply_rule(e, call, 4, position, at, gradient, n, call.constants(4))
-                        return
-                    of_weights = _Rule(e, call, known, rule, 4)
-                    e.each_register(n, lambda i, mask: of_weights.apply(
-                        w, e.add(position, i), e.load(e.at(gradient, i), mask), mask))  # fmt: skip
+                    run(w, position, e.mul(e.sub(stop, start), width), OF_WEIGHTS)
 
                 e.each(0, units, together, columns_from)
 
             e.each(first, end, block, rows_from)
 
-        with e.builder.if_then(e.builder.and_(call.given(3), e.same(call.thread, 0))):
-            ahead = e.mul(inputs, units)  # of its state is that of the weights
+        def bias() -> None:
+            before = e.mul(inputs, units)  # the state of the weights comes first
+            of = e.at(b, e.sub(0, before))  # so that a position counts in b as in its state
             if rule is not None:
-                of_bias = _Rule(e, call, known, rule, 6)
-                start = e.at(b, e.sub(0, ahead))
+                known_rule = _Rule(e, call, known, rule, OF_BIAS)
                 products.column_sums(e, dz, units, rows, units, lambda column, sums, mask: (
-                    of_bias.apply(start, e.add(ahead, column), sums, mask)))  # fmt: skip
+                    known_rule.apply(of, e.add(before, column), sums, mask)))  # fmt: skip
                 return
 
             def some(j: ir.Value) -> None:
                 n = e.least(BLOCK, e.sub(units, j))
                 products.column_sums(e, e.at(dz, j), units, rows, n, lambda column, sums, mask: (
                     e.store(sums, e.at(gradient, column), mask)))  # fmt: skip
-                at = e.at(b, j)
-                update.apply_rule(e, call, 4, e.add(ahead, j), at, gradient, n, call.constants(6))
+                run(of, e.add(before, j), n, OF_BIAS)
 
             e.each(0, units, BLOCK, some)
+
+        if rule is not None and in_registers:
+            at_once(_Rule(e, call, known, rule, OF_WEIGHTS))
+        else:
+            by_parts()
+        with e.builder.if_then(e.builder.and_(call.given(3), e.same(call.thread, 0))):
+            bias()
 
     return (dense_update,)
 

@@ -55,7 +55,7 @@ def cross_entropy(t: Any, classes: int, weighted: bool, gradient: bool) -> Calla
                 loss = e.builder.fmul(loss, weight)
             _store_doubles(e, loss, e.at(losses, start), count)
             if gradient:
-                scale = Vector(e, _narrowed(e, e.builder.fdiv(weight, e.splat(batch))))
+                scale = Vector(e, e.narrowed(e.builder.fdiv(weight, e.splat(batch))))
                 factor = scale / total
                 lines = [
                     power * factor - choose(is_right, scale, 0.0)
@@ -111,10 +111,6 @@ def _labels(e: Emitter, labels: ir.Value, start: ir.Value, count: Size) -> ir.Va
 
 def _widened(e: Emitter, x: Vector, double: ir.VectorType) -> ir.Value:
     return x.value if e.dtype.itemsize == 8 else e.builder.fpext(x.value, double)
-
-
-def _narrowed(e: Emitter, x: ir.Value) -> ir.Value:
-    return x if e.dtype.itemsize == 8 else e.builder.fptrunc(x, e.type)
 
 
 def _store_doubles(e: Emitter, x: ir.Value, to: ir.Value, count: Size) -> None:

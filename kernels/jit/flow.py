@@ -1,4 +1,4 @@
-"""Instructions on sizes and indices, and where they go on: the frame of what is emitted."""
+"""Instructions on sizes and indices, loops and branches: the frame of what is emitted."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ def value(n: Size) -> ir.Value:
 
 
 def known_size(n: Size) -> int | None:
+    """The number, where it is known."""
     n = n.constant if isinstance(n, ir.Constant) else n
     return n if isinstance(n, int) else None
 
 
 class Flow:
-    """Sizes, which are never negative, loops and choices. What is known is reckoned at once."""
+    """Sizes, loops and branches. What is known is reckoned at once.
+
+    An offset may be negative, but nothing that is divided.
+    """
 
     def __init__(self, builder: ir.IRBuilder) -> None:
         self.builder = builder
@@ -60,7 +64,7 @@ class Flow:
         return a if known_size(b) == 1 else self._size(a, b, int.__floordiv__, "udiv")
 
     def rem(self, a: Size, b: Size) -> Size:
-        return self._size(a, b, int.__mod__, "urem")
+        return 0 if known_size(b) == 1 else self._size(a, b, int.__mod__, "urem")
 
     def rounded(self, a: Size, b: Size) -> Size:
         """A size, rounded down to a multiple of another one."""
@@ -81,12 +85,15 @@ class Flow:
         return self.select(self.less(a, b), b, a)
 
     def select(self, test: ir.Value, a: Size, b: Size) -> ir.Value:
+        """a where the test holds, else b."""
         return self.builder.select(test, value(a), value(b))
 
     def less(self, a: Size, b: Size) -> ir.Value:
+        """Whether a < b."""
         return self.builder.icmp_signed("<", value(a), value(b))
 
     def same(self, a: Size, b: Size) -> ir.Value:
+        """Whether a = b."""
         return self.builder.icmp_signed("==", value(a), value(b))
 
     def at(self, p: ir.Value, n: Size) -> ir.Value:
@@ -113,7 +120,7 @@ class Flow:
         """``for i in range(start, stop, step)``; the body takes and returns the carried values."""
         low, high, by = known_size(start), known_size(stop), known_size(step)
         if low is not None and high is not None and by is not None and high <= low + by:
-            # It is known not to be a loop.
+            # One turn at most: no loop.
             return list(body(value(start), list(carried)) if low < high else carried)
         builder = self.builder
         before = builder.block
@@ -145,7 +152,7 @@ class Flow:
 
         self.loop(start, stop, step, [], nothing)
 
-    def either(
+    def one_of(
         self,
         test: ir.Value,
         yes: Callable[[], Sequence[Size]],

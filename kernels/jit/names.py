@@ -281,7 +281,6 @@ def of(dtype: str) -> Any:
         "local": _local(number),
         "VLEN": lanes,
         "BYTES": np.dtype(dtype).itemsize,
-        "VECTOR_BYTES": compiled.vector_bytes(),
         # The loops of formulas, by the types of aot/core.pxi.
         "run_activation": _caller(types.void, reals, n, p),
         "run_activation_grad": _caller(types.void, reals, reals, reals, n, p),

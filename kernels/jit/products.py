@@ -11,16 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from llvmlite import ir
 
-from .flow import Size
+from .flow import Size, known_size
 from .vectors import Emitter
+
+#: Bytes between rows whose numbers fall into the same few cache sets.
+HALF_PAGE = 2048
 
 #: Called with a tile's registers by row, the rows' number, the first column's, and the mask of the
 #: last register (None: whole).
-Finish = Callable[[list[list[ir.Value]], Size, Size, Any], None]
+Finish: TypeAlias = Callable[[list[list[ir.Value]], Size, Size, Any], None]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class Operands:
     ahead: bool = False
 
 
-def each(made: Sequence[Sequence[ir.Value]], mask: Any) -> list[tuple[int, int, ir.Value, Any]]:
+def registers_of(
+    made: Sequence[Sequence[ir.Value]], mask: Any
+) -> list[tuple[int, int, ir.Value, Any]]:
     """Row and register numbers of a tile, with the values and their masks."""
     return [
         (r, v, x, mask if v == len(row) - 1 else None)
@@ -120,15 +125,15 @@ def tile(
     done: Size = 0
     if written:
         count = rows * wide
-        each = e.div(o.k, count)
+        turns = e.div(o.k, count)
 
         def some(register: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             for line in written(register):
                 e.prefetch(line, changed=True)
-            return e.loop(0, each, 1, carried, step)
+            return e.loop(0, turns, 1, carried, step)
 
         carried = e.loop(0, count, 1, carried, some)
-        done = e.mul(each, count)
+        done = e.mul(turns, count)
     elif ahead:
         done = e.rounded(o.k, e.lanes)
 
@@ -155,7 +160,9 @@ def multiply(
     known = columns if isinstance(columns, int) else None
     # Rows that lie half a page apart fall into the same few cache sets: asked for ahead, they push
     # out those that are being read (256x2048x10 with AVX2: 1.34 times the time).
-    fetches = o.ahead and not (isinstance(o.a_row, int) and o.a_row * e.dtype.itemsize % 2048 == 0)
+    fetches = o.ahead and not (
+        isinstance(o.a_row, int) and o.a_row * e.dtype.itemsize % HALF_PAGE == 0
+    )
     many, widest, others = (0, 0, [2]) if known is None else panels_of(e, known, o.packed)
     most = tile_rows(e.registers, max([widest, *others]))
 
@@ -224,7 +231,7 @@ def dots(e: Emitter, a: ir.Value, b: ir.Value, k: Size) -> ir.Value:
 
     (sums,) = e.loop(0, stop, e.lanes, [e.zero], step)
     left = e.sub(k, stop)
-    if left != 0:
+    if known_size(left) != 0:
         mask = e.mask(left)
         sums = e.fused(e.load(e.at(a, stop), mask), e.load(e.at(b, stop), mask), sums)
     return e.total(sums)

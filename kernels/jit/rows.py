@@ -35,7 +35,7 @@ def _each_row(
 
     def source(r: Size) -> ir.Value:
         place = e.add(position, r)
-        (number,) = e.either(
+        (number,) = e.one_of(
             in_order, lambda: [place], lambda: [e.builder.load(e.at(order, place))]
         )
         return e.at(array, e.mul(number, stride))
@@ -55,8 +55,7 @@ class _Scaling:
     def __init__(self, e: Emitter, call: Call) -> None:
         self.e = e
         numbers = (e.builder.load(call.constants(i)) for i in (0, 1))
-        double = e.dtype.itemsize == 8
-        self.factors = [n if double else e.builder.fptrunc(n, e.scalar) for n in numbers]
+        self.factors = [e.narrowed(number) for number in numbers]
         self.registers = [e.splat(n) for n in self.factors]
 
     def _converted(self, x: ir.Value, to: ir.Type) -> ir.Value:
@@ -65,7 +64,7 @@ class _Scaling:
             return builder.uitofp(x, to)
         if of == self.e.scalar:
             return x
-        return builder.fpext(x, to) if self.e.dtype.itemsize == 8 else builder.fptrunc(x, to)
+        return builder.fpext(x, to) if self.e.dtype.itemsize == 8 else self.e.narrowed(x)
 
     def row(self, code: int, source: ir.Value, stride: Size, x: ir.Value, n: Size) -> None:
         """n numbers of one type, so many bytes apart: contiguous ones are read as registers."""
@@ -82,9 +81,9 @@ class _Scaling:
             number = self._converted(e.builder.load(place, align=size), e.scalar)
             e.builder.store(e.fused(number, *self.factors), e.at(x, i))
 
-        in_registers = e.select(e.same(stride, size), e.rounded(n, e.lanes), 0)
-        e.each(0, in_registers, e.lanes, register)
-        e.each(in_registers, n, 1, one)
+        together = e.select(e.same(stride, size), e.rounded(n, e.lanes), 0)
+        e.each(0, together, e.lanes, register)
+        e.each(together, n, 1, one)
 
     def fixed(self, source: ir.Value, x: ir.Value, n: int) -> None:
         """Contiguous numbers of the model's own type, as many as are known."""
@@ -129,8 +128,8 @@ def _gather(e: Emitter, call: Call, known: int | None) -> None:
     _each_row(e, call, (known or 1) * e.dtype.itemsize, row)
 
 
-def gather(t: Any, columns: int) -> Callable:
-    """The kernel for a number of columns."""
+def gather(t: Any, columns: int | None = None) -> Callable:
+    """The kernel for any number of columns, or for one that is known."""
 
     def gather(e: Emitter, call: Call) -> None:
         """x[r] = scale source[order[r]] + offset, from uint8, float32 or float64"""
@@ -141,10 +140,6 @@ def gather(t: Any, columns: int) -> Callable:
 
 def kernels(t: Any) -> dict[str, Callable]:
     """Name -> kernel, of the number type that the names ``t`` are of."""
-
-    def gather(e: Emitter, call: Call) -> None:
-        """x[r] = scale source[order[r]] + offset, from uint8, float32 or float64"""
-        _gather(e, call, None)
 
     def gather_labels(e: Emitter, call: Call) -> None:
         """labels[r] = source[order[r]], both int32"""
@@ -172,4 +167,4 @@ def kernels(t: Any) -> dict[str, Callable]:
 
         e.each(first, last, 1, row)
 
-    return by_name(t, [gather, gather_labels, store])
+    return {"gather": gather(t)} | by_name(t, [gather_labels, store])

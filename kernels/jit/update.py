@@ -20,7 +20,7 @@ class Decay:
     """What is done to a gradient and its weight before the rule, on registers.
 
     The gradient gets l2 w + l1 sign(w), for ``numbers`` = (l2, l1); the weight decays by the rate
-    times its weight decay."""
+    times its weight decay. Where any of the three is not zero, all are applied."""
 
     def __init__(self, e: Emitter, call: Call, numbers: ir.Value) -> None:
         self.e, self._numbers = e, numbers
@@ -29,7 +29,7 @@ class Decay:
         rate, self._decay = e.builder.load(rule), e.builder.load(e.at(rule, DECAY))
         one = ir.Constant(rate.type, 1.0)
         kept = e.builder.fsub(one, e.builder.fmul(rate, self._decay))
-        self._kept = e.splat(e.builder.fptrunc(kept, e.scalar) if e.dtype.itemsize == 4 else kept)
+        self._kept = e.splat(e.narrowed(kept))
 
     def apply(self, gradient: ir.Value, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
         e = self.e
@@ -88,9 +88,10 @@ def update(e: Emitter, call: Call) -> None:
         """A run of parameters with the same decay: start, stop, l2, l1."""
         row = e.at(table, e.mul(number, 4))
         start, stop = (e.builder.fptosi(e.builder.load(e.at(row, i)), I64) for i in (0, 1))
+        first, last = e.most(low, start), e.least(high, stop)
 
         def block(start: ir.Value) -> None:
-            n = e.least(e.sub(stop_here, start), UPDATE_BLOCK)
+            n = e.least(e.sub(last, start), UPDATE_BLOCK)
 
             def summed(i: ir.Value, mask: Any) -> None:
                 place = e.add(start, i)
@@ -105,8 +106,7 @@ def update(e: Emitter, call: Call) -> None:
             e.each_register(n, summed)
             apply_rule(e, call, 3, start, e.at(w, start), total, n, e.at(row, 2))
 
-        stop_here = e.least(high, stop)
-        e.each(e.most(low, start), stop_here, UPDATE_BLOCK, block)
+        e.each(first, last, UPDATE_BLOCK, block)
 
     e.each(0, segments, 1, segment)
 

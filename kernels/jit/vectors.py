@@ -204,6 +204,13 @@ class Emitter(Flow):
         made = ir.Constant(other.value.type, [int(value)] * self.lanes)
         return Vector(self, made)
 
+    def narrowed(self, x: ir.Value) -> ir.Value:
+        """A double, or a register of them, as of the model's type."""
+        if self.dtype.itemsize == 8:
+            return x
+        to = self.type if isinstance(x.type, ir.VectorType) else self.scalar
+        return self.builder.fptrunc(x, to)
+
     def fused(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """a b + c"""
         product = self.builder.fmul(a, b, flags=CONTRACT)
@@ -359,10 +366,7 @@ def emitted(t: Any, emit: Callable[..., None]) -> Any:
 
 def parameters_of(e: Emitter, numbers: ir.Value, count: int) -> list[ir.Value]:
     """Doubles as registers full of them."""
-    found = [e.builder.load(e.at(numbers, i)) for i in range(count)]
-    if e.dtype.itemsize == 4:
-        found = [e.builder.fptrunc(number, e.scalar) for number in found]
-    return [e.splat(number) for number in found]
+    return [e.splat(e.narrowed(e.builder.load(e.at(numbers, i)))) for i in range(count)]
 
 
 def fits(formula: Formula, part: str, dtype: str) -> bool:
