@@ -27,6 +27,15 @@ def known_size(n: Size) -> int | None:
     return n if isinstance(n, int) else None
 
 
+def _not_unrolled(module: ir.Module) -> ir.MDValue:
+    """What tells LLVM not to unroll a loop: a node that begins with itself."""
+    name = ir.MetaDataString(module, f"loop {len(module.metadata)}")
+    node = module.add_metadata([name])
+    what = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
+    node.operands = (node, what)
+    return node
+
+
 class Flow:
     """Sizes, loops and branches. What is known is reckoned at once.
 
@@ -116,8 +125,12 @@ class Flow:
         step: Size,
         carried: Sequence[ir.Value],
         body: Callable[[ir.Value, list[ir.Value]], Sequence[ir.Value]],
+        rare: bool = False,
     ) -> list[ir.Value]:
-        """``for i in range(start, stop, step)``; the body takes and returns the carried values."""
+        """``for i in range(start, stop, step)``; the body takes and returns the carried values.
+
+        LLVM does not unroll a loop that is ``rare``: its code is a part of what takes long to make.
+        """
         low, high, by = known_size(start), known_size(stop), known_size(step)
         if low is not None and high is not None and by is not None and high <= low + by:
             # One turn at most: no loop.
@@ -139,7 +152,9 @@ class Flow:
         i.add_incoming(value(self.add(i, step)), builder.block)
         for phi, number in zip(values, new, strict=True):
             phi.add_incoming(number, builder.block)
-        builder.branch(head)
+        again = builder.branch(head)
+        if rare:
+            again.set_metadata("llvm.loop", _not_unrolled(builder.module))
         builder.position_at_end(after)
         return list(values)
 

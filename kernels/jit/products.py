@@ -108,9 +108,11 @@ def tile(
     mask: Any,
     written: Callable[[ir.Value], list[ir.Value]] | None = None,
     ahead: Sequence[ir.Value] = (),
+    rare: bool = False,
 ) -> list[list[ir.Value]]:
     """The registers of one tile; a and b point to its first row and column, ``ahead`` to the rows
-    of A that are read next. ``written`` are the lines of each register of the next tile."""
+    of A that are read next. ``written`` are the lines of each register of the next tile. A tile is
+    ``rare`` if most others have another height."""
 
     def step(_: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
         a, b, *sums = carried
@@ -130,7 +132,7 @@ def tile(
         def some(register: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             for line in written(register):
                 e.prefetch(line, changed=True)
-            return e.loop(0, turns, 1, carried, step)
+            return e.loop(0, turns, 1, carried, step, rare)
 
         carried = e.loop(0, count, 1, carried, some)
         done = e.mul(turns, count)
@@ -140,10 +142,10 @@ def tile(
         def line_of_k(k: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             for row in ahead:
                 e.prefetch(e.at(row, k))
-            return e.loop(0, e.lanes, 1, carried, step)
+            return e.loop(0, e.lanes, 1, carried, step, rare)
 
         carried = e.loop(0, done, e.lanes, carried, line_of_k)
-    _, _, *sums = e.loop(done, o.k, 1, carried, step)
+    _, _, *sums = e.loop(done, o.k, 1, carried, step, rare)
     return [sums[r * wide : (r + 1) * wide] for r in range(rows)]
 
 
@@ -165,6 +167,7 @@ def multiply(
     )
     many, widest, others = (0, 0, [2]) if known is None else panels_of(e, known, o.packed)
     most = tile_rows(e.registers, max([widest, *others]))
+    tallest, *lower = heights(most, expected)
 
     def panel(
         row: ir.Value, height: int, column: Size, wide: int, mask: Any, last: bool = False
@@ -184,7 +187,8 @@ def multiply(
         ahead = [
             e.at(a, e.mul(height + r, o.a_row)) for r in range(height if last and fetches else 0)
         ]
-        made = tile(e, o, a, b, height, wide, mask, written if o.written else None, ahead)
+        changed = written if o.written else None
+        made = tile(e, o, a, b, height, wide, mask, changed, ahead, height != tallest)
         finish(made, row, column, mask)
 
     def block(height: int, row: ir.Value) -> None:
@@ -202,7 +206,7 @@ def multiply(
             column += wide * e.lanes
 
     at = first
-    for height in heights(most, expected):
+    for height in (tallest, *lower):
         stop = e.add(at, e.rounded(e.sub(last, at), height)) if height > 1 else last
         e.each(at, stop, height, partial(block, height))
         at = stop
