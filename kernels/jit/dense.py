@@ -201,12 +201,7 @@ def parts(known: Known) -> tuple[Emit, ...]:
         def row(start: Size, n: Size) -> None:
             def register(i: ir.Value, inside: Any) -> None:
                 place = e.add(start, i)
-
-                def add(term: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-                    part = e.load(e.at(given, e.add(e.mul(term, stride), place)), inside)
-                    return [e.builder.fadd(sums[0], part)]
-
-                (total,) = e.loop(1, terms, 1, [e.load(e.at(given, place), inside)], add)
+                total = e.sum_of_copies(e.at(given, place), stride, terms, inside)
                 total = e.builder.fadd(total, e.load(offsets.at(i), inside))
                 e.store(total, e.at(y, place), inside)
 

@@ -94,13 +94,7 @@ def update(e: Emitter, call: Call) -> None:
             n = e.least(e.sub(last, start), UPDATE_BLOCK)
 
             def summed(i: ir.Value, mask: Any) -> None:
-                place = e.add(start, i)
-
-                def add(copy: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-                    other = e.load(e.at(g, e.add(e.mul(copy, stride), place)), mask)
-                    return [e.builder.fadd(sums[0], other)]
-
-                (found,) = e.loop(1, copies, 1, [e.load(e.at(g, place), mask)], add)
+                found = e.sum_of_copies(e.at(g, e.add(start, i)), stride, copies, mask)
                 e.store(found, e.at(total, i), mask)
 
             e.each_register(n, summed)

@@ -296,6 +296,17 @@ class Emitter(Flow):
         places = ir.Constant(ir.VectorType(I32, self.lanes), list(range(self.lanes)))
         return self.builder.icmp_signed("<", places, self.splat(self.builder.trunc(n, I32)))
 
+    def sum_of_copies(
+        self, p: ir.Value, stride: Size, copies: Size, mask: ir.Value | None
+    ) -> ir.Value:
+        """The sum, in order, of the registers at p and at so many strides from there on."""
+
+        def add(copy: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            other = self.load(self.at(p, self.mul(copy, stride)), mask)
+            return [self.builder.fadd(sums[0], other)]
+
+        return self.loop(1, copies, 1, [self.load(p, mask)], add)[0]
+
     def each_register(self, n: Size, body: Callable[[ir.Value, ir.Value | None], None]) -> None:
         """``body(i, mask)`` for the registers of n numbers; a whole one's mask is None."""
         whole = self.rounded(n, self.lanes)
