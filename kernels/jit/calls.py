@@ -64,6 +64,7 @@ class Call:
         return self.e.at(self.e.builder.bitcast(at, ir.DoubleType().as_pointer()), i)
 
     def size(self, i: int) -> ir.Value:
+        """Number i of its sizes, in the order that the op gives (``kernels/op.py``)."""
         return self._entry("sizes", i)
 
     def constants(self, i: int = 0) -> ir.Value:
