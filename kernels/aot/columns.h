@@ -13,7 +13,8 @@ enum { SUM_OF_DIFFERENCES, SUM_OF_PRODUCTS, BOTH_SUMS, CENTER, SCALE, AFFINE, ST
 
 FASTNN_INLINE void columns_body(const int WHAT, const int NV, const int PARTIAL, const real *a,
                                 const real *b, int64_t rows, int64_t ld, const real *p,
-                                const real *q, const real *s, real *out, real *more, int last) {
+                                const real *q, const real *s, real *out, int64_t ld_out, real *more,
+                                int last) {
     vreal u[SIDE_BY_SIDE], v[SIDE_BY_SIDE], w[SIDE_BY_SIDE], sum[SIDE_BY_SIDE];
     vreal second[SIDE_BY_SIDE];
     const int SUMS = WHAT == SUM_OF_DIFFERENCES || WHAT == SUM_OF_PRODUCTS || WHAT == BOTH_SUMS;
@@ -57,7 +58,7 @@ FASTNN_INLINE void columns_body(const int WHAT, const int NV, const int PARTIAL,
             if (WHAT == ADJUST) STORE(out, i, (x - u[i] - LOAD(b, i) * v[i]) * w[i]);
         }
         if (WHAT == SUM_OF_PRODUCTS || WHAT == BOTH_SUMS || WHAT == ADJUST) b += ld;
-        if (!SUMS) out += ld;
+        if (!SUMS) out += ld_out;
         if (WHAT == STANDARDIZE) more += ld;
     }
 #pragma GCC unroll 4
@@ -73,12 +74,12 @@ FASTNN_INLINE void columns_body(const int WHAT, const int NV, const int PARTIAL,
 /* n columns; what a pass has no use for is NULL. */
 FASTNN_INLINE void columns_pass(const int WHAT, const real *a, const real *b, int64_t rows,
                                 int64_t n, int64_t ld, const real *p, const real *q, const real *s,
-                                real *out, real *more) {
+                                real *out, int64_t ld_out, real *more) {
     const int64_t step = SIDE_BY_SIDE * VLEN;
 #define FROM(x) ((x) == NULL ? NULL : (x) + j)
 #define PASS(NV, PARTIAL)                                                                          \
     columns_body(WHAT, NV, PARTIAL, a + j, FROM(b), rows, ld, FROM(p), FROM(q), FROM(s), out + j,  \
-                 FROM(more), (int)(n - j - (NV - 1) * VLEN))
+                 ld_out, FROM(more), (int)(n - j - (NV - 1) * VLEN))
     int64_t j = 0;
     for (; j + step <= n; j += step) PASS(4, 0);
     switch (2 * ((n - j) / VLEN) + ((n - j) % VLEN != 0)) {
@@ -97,39 +98,50 @@ FASTNN_INLINE void columns_pass(const int WHAT, const real *a, const real *b, in
 /* sums = sum over the rows of x - first */
 static void column_differences(const real *x, const real *first, int64_t rows, int64_t n,
                                int64_t ld, real *sums) {
-    columns_pass(SUM_OF_DIFFERENCES, x, NULL, rows, n, ld, first, NULL, NULL, sums, NULL);
+    columns_pass(SUM_OF_DIFFERENCES, x, NULL, rows, n, ld, first, NULL, NULL, sums, 0, NULL);
 }
 /* sums = sum over the rows of a b */
 static void column_products(const real *a, const real *b, int64_t rows, int64_t n, int64_t ld,
                             real *sums) {
-    columns_pass(SUM_OF_PRODUCTS, a, b, rows, n, ld, NULL, NULL, NULL, sums, NULL);
+    columns_pass(SUM_OF_PRODUCTS, a, b, rows, n, ld, NULL, NULL, NULL, sums, 0, NULL);
 }
 /* sums = sum over the rows of a, products = of a b */
 static void column_sums_and_products(const real *a, const real *b, int64_t rows, int64_t n,
                                      int64_t ld, real *sums, real *products) {
-    columns_pass(BOTH_SUMS, a, b, rows, n, ld, NULL, NULL, NULL, sums, products);
+    columns_pass(BOTH_SUMS, a, b, rows, n, ld, NULL, NULL, NULL, sums, 0, products);
 }
 /* y = x - first - middle, squares = sum over the rows of y^2 */
 static void center_columns(const real *x, const real *first, const real *middle, int64_t rows,
                            int64_t n, int64_t ld, real *y, real *squares) {
-    columns_pass(CENTER, x, NULL, rows, n, ld, first, middle, NULL, y, squares);
+    columns_pass(CENTER, x, NULL, rows, n, ld, first, middle, NULL, y, ld, squares);
 }
 /* y = x scale, or x scale + shift */
 static void scale_columns(const real *x, const real *scale, const real *shift, int64_t rows,
-                          int64_t n, int64_t ld, real *y) {
-    if (shift == NULL) columns_pass(SCALE, x, NULL, rows, n, ld, scale, NULL, NULL, y, NULL);
-    else columns_pass(AFFINE, x, NULL, rows, n, ld, scale, shift, NULL, y, NULL);
+                          int64_t n, int64_t ld, real *y, int64_t ld_y) {
+    if (shift == NULL) columns_pass(SCALE, x, NULL, rows, n, ld, scale, NULL, NULL, y, ld_y, NULL);
+    else columns_pass(AFFINE, x, NULL, rows, n, ld, scale, shift, NULL, y, ld_y, NULL);
 }
 /* standard = x inverse, y = standard scale + shift */
 static void standardize_block(const real *x, const real *inverse, const real *scale,
                               const real *shift, int64_t rows, int64_t n, int64_t ld, real *y,
-                              real *standard) {
-    columns_pass(STANDARDIZE, x, NULL, rows, n, ld, inverse, scale, shift, y, standard);
+                              int64_t ld_y, real *standard) {
+    columns_pass(STANDARDIZE, x, NULL, rows, n, ld, inverse, scale, shift, y, ld_y, standard);
+}
+/* Rows of n numbers, from contiguous memory that is padded to whole vectors. */
+static void put_rows(const real *from, int64_t rows, int64_t n, int64_t ld, real *to) {
+    for (int64_t r = 0; r < rows; r++, to += ld) {
+        int64_t i = 0;
+        for (; i + VLEN <= n; i += VLEN, from += VLEN) v_store(to + i, v_load(from));
+        if (i < n) {
+            v_store_n(to + i, v_load(from), (int)(n - i));
+            from += VLEN;
+        }
+    }
 }
 /* dx = (dy - middle - y slope) inverse */
 static void adjust_columns(const real *dy, const real *y, const real *middle, const real *slope,
                            const real *inverse, int64_t rows, int64_t n, int64_t ld, real *dx) {
-    columns_pass(ADJUST, dy, y, rows, n, ld, middle, slope, inverse, dx, NULL);
+    columns_pass(ADJUST, dy, y, rows, n, ld, middle, slope, inverse, dx, ld, NULL);
 }
 
 #endif

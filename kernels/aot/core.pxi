@@ -27,6 +27,7 @@ cdef extern from "simd.h" nogil:
     ctypedef float real
     ctypedef float vreal  # a vector of VLEN; Cython need only know that it has arithmetic
     vreal v_all(real x)
+    vreal v_max(vreal a, vreal b)
     vreal v_sqrt(vreal x)
     vreal v_if_less(vreal a, vreal b, vreal x, vreal y)
     int VLEN
@@ -54,14 +55,16 @@ cdef extern from "columns.h" nogil:
                         int64_t n, int64_t ld, real* y, real* squares)
     void standardize_block(const real* x, const real* inverse, const real* scale,
                            const real* shift, int64_t rows, int64_t n, int64_t ld, real* y,
-                           real* standard)
+                           int64_t ld_y, real* standard)
     void scale_columns(const real* x, const real* scale, const real* shift, int64_t rows,
-                       int64_t n, int64_t ld, real* y)
+                       int64_t n, int64_t ld, real* y, int64_t ld_y)
+    void put_rows(const real* rows, int64_t count, int64_t n, int64_t ld, real* to)
     void adjust_columns(const real* dy, const real* y, const real* middle, const real* slope,
                         const real* inverse, int64_t rows, int64_t n, int64_t ld, real* dx)
 
 cdef extern from "tile.h" nogil:
     int64_t STAYING_BYTES
+    int64_t NEAR_BYTES
     int TILE_ROWS
     int TILE_VECTORS
     int TILE_COLUMNS
@@ -77,8 +80,11 @@ cdef extern from "tile.h" nogil:
         real* panel
     int TILE_STEP
     int TILE_NEXT
-    ctypedef void (*tile_fn)(const TileShape*, const real*, const real*, real*, int) noexcept nogil
+    ctypedef void (*tile_fn)(
+        const TileShape*, const real*, const real*, real*, int, int64_t) noexcept nogil
     tile_fn tile_for(int rows, int columns, int by_columns)
+    void strip(const TileShape* shape, const real* a, const real* b, real* c, int64_t rows,
+               int columns, int by_columns)
     int ROW_COLUMNS
     void tile_of_a_row(const TileShape*, const real*, const real*, real*)
     int TILE_READS, TILE_WRITES, TILE_PACKS

@@ -113,7 +113,7 @@ cdef void narrow_dw(const real* x, const real* dz, int64_t batch, int64_t inputs
     The tile takes the units as its rows and the inputs as its columns: then its registers are full
     and x is read once, in long runs. The result is turned on its way out.
     """
-    cdef real tile[14 * 32]  # TILE_ROWS x TILE_COLUMNS at most
+    cdef real tile[16 * 32]  # TILE_ROWS, as whole vectors, x TILE_COLUMNS at most
     cdef TileShape shape
     cdef int64_t panel, j, u, part
     cdef int width
@@ -127,9 +127,9 @@ cdef void narrow_dw(const real* x, const real* dz, int64_t batch, int64_t inputs
         j = i0 + panel * TILE_COLUMNS
         width = <int>min(i1 - j, <int64_t>TILE_COLUMNS)
         if units == 1:  # a column is contiguous as it is
-            tile_for(1, width, 1)(&shape, dz, x + j, dw + j - i0, width)
+            tile_for(1, width, 1)(&shape, dz, x + j, dw + j - i0, width, 1)
             continue
-        tile_for(<int>units, width, 1)(&shape, dz, x + j, tile, width)
+        tile_for(<int>units, width, 1)(&shape, dz, x + j, tile, width, 1)
         for part in range(blocks_of(units, VLEN)):
             u = part * VLEN
             transpose_rows(tile + u * TILE_COLUMNS, TILE_COLUMNS,
@@ -199,10 +199,11 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
     cdef real* left = packed + N_BLOCK * K_BLOCK
     cdef real* gradient = left + a_stride() * K_BLOCK
     cdef int64_t i0 = 0, i1 = inputs, j0 = 0, j1 = units
-    cdef int64_t blocks, block, top, bottom, chunk, first, n, panel, i, j
-    cdef int width, pack
+    cdef int64_t blocks, block, height, top, bottom, chunk, first, n, panel, i, j
+    cdef int width, pack, far = inputs * units * <int64_t>sizeof(real) > NEAR_BYTES
+    cdef const real* a
+    cdef const real* b
     cdef TileShape shape
-    cdef tile_fn tile
     cdef Rule rule
     cdef Product p
     make_rule(&rule, call, <real*>call.buffers[2], call.buffers + 4)
@@ -242,7 +243,8 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
             shape.ldb = TILE_COLUMNS
             pack_b(&p, first, n, 0, batch, packed)
         shape.ldc = n
-        blocks = blocks_of(i1 - i0, TILE_ROWS)
+        height = TILE_ROWS if far or pack else N_BLOCK * TILE_ROWS // n
+        blocks = blocks_of(i1 - i0, height)
         for block in range(blocks):
             top = i0 + (i1 - i0) * block // blocks
             bottom = i0 + (i1 - i0) * (block + 1) // blocks
@@ -253,12 +255,14 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
             for panel in range(blocks_of(n, TILE_COLUMNS)):
                 j = panel * TILE_COLUMNS
                 width = <int>min(n - j, <int64_t>TILE_COLUMNS)
-                tile = tile_for(<int>(bottom - top), width, 1)
-                if width == TILE_COLUMNS:
+                a = left if pack else x + top
+                b = packed + j * batch if pack else dz + first + j
+                if far and width == TILE_COLUMNS:
                     fetch_state(&shape, &rule, top * units + first, bottom - top, n, units, panel)
-                    tile = tile_with_duty(<int>(bottom - top), TILE_WRITES)
-                tile(&shape, left if pack else x + top,
-                     packed + j * batch if pack else dz + first + j, gradient + j, width)
+                    tile_with_duty(<int>(bottom - top), TILE_WRITES)(
+                        &shape, a, b, gradient + j, width, 1)
+                else:
+                    strip(&shape, a, b, gradient + j, bottom - top, width, 1)
             if n == units:  # whole rows of w: one contiguous run
                 apply_rule(&rule, top * units, gradient, (bottom - top) * n, call.constants + 4)
             else:

@@ -6,8 +6,8 @@
 #
 # Small products run straight from the matrices: packing costs more than it saves while a panel of B
 # stays in the caches. Larger ones go by blocks of K: a few panels of B at a time are copied to
-# contiguous memory (and transposed on the way where needed), and so are the rows of A, whose stride
-# would otherwise put all rows of a tile into the same few cache sets.
+# contiguous memory (and transposed on the way where needed). So are the rows of A for tall tiles:
+# their stride would put all rows of a tile into the same few cache sets.
 #
 # Each element of C is summed over k in order whatever the tile, or by blocks of K, or by lanes, as
 # the whole product has it: results depend neither on the number of threads nor on how a matrix is
@@ -20,7 +20,11 @@ cdef enum:
     N_BLOCK = 512            # columns of a weight array that are updated together
     PACK_COLUMNS = 256       # of a weight array from which its update packs
     A_PANELS = 8             # panels of B from which packing A pays
+    LOW_ROWS = 8             # of a tile: as many as have a place in each set of a cache
+    FAR_BYTES = 1 << 23      # of a B that comes from the memory
     DIRECT_BYTES = 1 << 19   # of B up to which nothing is packed
+    SMALL_BYTES = 1 << 14    # of a B that stays in the L1 cache
+    HALF_PAGE = 1 << 11      # rows so far apart, or twice, share cache sets
 
 cdef struct Product:
     int64_t m
@@ -84,6 +88,11 @@ cdef inline void finish(const Product* p, int64_t i0, int64_t i1, int64_t j0,
             p.gradient(p.c + at, NULL, p.y + at, n, p.constants)
 
 
+cdef inline int apart(const Product* p) noexcept nogil:
+    """Whether the rows of a panel of B fall into few cache sets."""
+    return p.ldb * <int64_t>sizeof(real) % HALF_PAGE == 0
+
+
 cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
                           int64_t j1) noexcept nogil:
     """Rows i0 to i1, columns j0 to j1, straight from the matrices.
@@ -92,14 +101,19 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
     of rows but the first find it there; how many depends on the whole product only.
     """
     cdef TileShape shape
-    cdef int64_t block, blocks = blocks_of(i1 - i0, TILE_ROWS), parts = 1
+    cdef int64_t block, blocks, height = TILE_ROWS, parts = 1
     cdef int64_t top, bottom, first, j, panel, part, k0
     cdef int width
     cdef const real* a
     cdef const real* b
     cdef int64_t octets = p.k * p.n * <int64_t>sizeof(real)
-    if p.m > TILE_ROWS and STAYING_BYTES < octets <= DIRECT_BYTES:
+    if p.m > TILE_ROWS and STAYING_BYTES < octets <= DIRECT_BYTES and not apart(p):
         parts = blocks_of(octets, STAYING_BYTES)
+    # Of a B that stays in the first cache many rows go by each panel: as many as stay there too
+    # until they are finished.
+    if octets <= SMALL_BYTES:
+        height = max(CHUNK // (j1 - j0), height)
+    blocks = blocks_of(i1 - i0, height)
     shape.lda = p.lda
     shape.ldb = p.ldb
     shape.ldc = p.ldc
@@ -108,7 +122,7 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
         shape.k = p.k * (part + 1) // parts - k0
         shape.accumulate = part > 0
         b = p.b + k0 * p.ldb
-        for block in range(blocks):  # of nearly equal height, so that none is too low to be fast
+        for block in range(blocks):
             top = i0 + (i1 - i0) * block // blocks
             bottom = i0 + (i1 - i0) * (block + 1) // blocks
             a = p.a + (k0 * p.lda + top if p.a_by_columns else top * p.lda + k0)
@@ -122,8 +136,8 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
                 j = first + panel * TILE_COLUMNS
                 width = <int>min(j1 - j, <int64_t>TILE_COLUMNS)
                 shape.bias = p.bias + j if p.bias != NULL else NULL
-                tile_for(<int>(bottom - top), width, p.a_by_columns)(
-                    &shape, a, b + j, p.c + top * p.ldc + j, width)
+                strip(&shape, a, b + j, p.c + top * p.ldc + j, bottom - top, width,
+                      p.a_by_columns)
             if part == parts - 1:
                 finish(p, top, bottom, j0, j1)
 
@@ -234,7 +248,7 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
     cdef real* panels = p.scratch
     cdef real* rows = p.scratch + PANELS * TILE_COLUMNS * K_BLOCK
     cdef int64_t k_block, k0, k, m_block, m0, m1, block, blocks, top, bottom, j_block, j, width
-    cdef int64_t panel, first, chunk, ahead
+    cdef int64_t panel, first, chunk, ahead, since
     cdef int columns, last, by_columns = with_a or p.a_by_columns
     # The first rows of tiles can copy B's rows as they read them, unless these lie a multiple of a
     # page apart: then they all want the same few places of the first cache, and the tiles wait.
@@ -274,6 +288,7 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
                 elif width % TILE_COLUMNS:  # the last panel, which no tile fills
                     first = width // TILE_COLUMNS * TILE_COLUMNS
                     pack_b(p, j + first, width - first, k0, k, panels + first * k)
+                since = m0
                 for block in range(blocks):
                     top = m0 + (m1 - m0) * block // blocks
                     bottom = m0 + (m1 - m0) * (block + 1) // blocks
@@ -301,9 +316,10 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
                             fetch_b(p, &shape, block * blocks_of(width, TILE_COLUMNS) + panel,
                                     j + width, ahead, k0, k)
                             tile = tile_with_duty(<int>(bottom - top), TILE_READS)
-                        tile(&shape, a, b, p.c + top * p.ldc + j + first, columns)
-                    if last:
-                        finish(p, top, bottom, j, j + width)
+                        tile(&shape, a, b, p.c + top * p.ldc + j + first, columns, 1)
+                    if last and (block == blocks - 1 or (bottom - since) * width >= CHUNK):
+                        finish(p, since, bottom, j, j + width)
+                        since = bottom
 
 
 cdef inline void divide(int64_t m, int64_t n, int by_columns, int thread, int threads, int64_t* i0,
@@ -317,9 +333,19 @@ cdef inline void divide(int64_t m, int64_t n, int by_columns, int thread, int th
         i1[0] = share(m, 1, thread + 1, threads)
 
 
+cdef inline int packs_a(const Product* p, int64_t columns) noexcept nogil:
+    """Whether to copy the rows of A to the order of a tile, for so many columns of C."""
+    if columns < A_PANELS * TILE_COLUMNS:
+        return 0
+    # A low tile reads rows as they are, unless there is something to fetch as it goes by columns.
+    return p.a_by_columns or TILE_ROWS > LOW_ROWS or (
+        p.b_transposed and p.k * p.n * <int64_t>sizeof(real) > FAR_BYTES)
+
+
 cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
     """This thread's part of the product."""
-    cdef int64_t i, i0 = 0, i1 = p.m, j0 = 0, j1 = p.n, rows, columns
+    cdef int64_t i, i0 = 0, i1 = p.m, j0 = 0, j1 = p.n, rows, columns, block
+    cdef Product turned
     # Each thread reads all of the operand whose side is not divided: let that be the smaller one.
     divide(p.m, p.n, p.n >= max(p.m, <int64_t>(threads * TILE_COLUMNS)), thread, threads,
            &i0, &i1, &j0, &j1)
@@ -331,6 +357,17 @@ cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
     if p.k == 1 and (p.ldb == 1 or not p.b_transposed):
         multiply_by_a_row(p, i0, i1, j0, j1)
         return
+    if p.b_transposed and p.k * p.n * <int64_t>sizeof(real) <= SMALL_BYTES:
+        turned = p[0]
+        turned.b_transposed = 0
+        turned.ldb = blocks_of(p.n, VLEN) * VLEN
+        turned.b = p.scratch
+        for block in range(blocks_of(j1 - j0, VLEN)):
+            i = j0 + block * VLEN
+            transpose_rows(p.b + i * p.ldb, p.ldb, <int>min(j1 - i, <int64_t>VLEN), p.k,
+                           p.scratch + i, turned.ldb, 0)
+        multiply_direct(&turned, i0, i1, j0, j1)
+        return
     # Of a packed product each block of K is summed by itself: where there are several, the way must
     # not depend on a thread's share, or the last bits would.
     if p.k > K_BLOCK:
@@ -339,11 +376,12 @@ cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
     else:
         rows = i1 - i0
         columns = j1 - j0
-    if not p.b_transposed and (rows <= 2 * TILE_ROWS
-                               or p.k * columns * <int64_t>sizeof(real) <= DIRECT_BYTES):
+    if not p.b_transposed and (rows <= 2 * TILE_ROWS or (
+            p.k * columns * <int64_t>sizeof(real) <= DIRECT_BYTES
+            and (rows < 8 * TILE_ROWS or not apart(p)))):
         if threads > 1:  # another core may have written B: fetch it faster than tile by tile
             for i in range(p.k):
                 prefetch_l2(p.b + i * p.ldb + j0, j1 - j0)
         multiply_direct(p, i0, i1, j0, j1)
     else:
-        multiply_packed(p, i0, i1, j0, j1, j1 - j0 >= A_PANELS * TILE_COLUMNS)
+        multiply_packed(p, i0, i1, j0, j1, packs_a(p, j1 - j0))

@@ -17,7 +17,7 @@ cdef void affine(const Call* call, int thread, int threads) noexcept nogil:
     cdef const real* shift = <const real*>call.buffers[2]
     cdef real* y = <real*>call.buffers[3] + r * n
     if scale != NULL and n <= SIDE_BY_SIDE * VLEN:
-        scale_columns(x, scale, shift, stop - r, n, n, y)
+        scale_columns(x, scale, shift, stop - r, n, n, y, n)
         return
     for r in range(r, stop):
         x = <const real*>call.buffers[0] + r * n
@@ -114,8 +114,17 @@ cdef void standardize_columns(const Call* call, int thread, int threads) noexcep
     cdef real inverse[COLUMNS]
     cdef real scale[COLUMNS]
     cdef real shift[COLUMNS]
+    # An activation runs over a few rows at a time before they are put where they belong: another
+    # core may have read y, which then takes long to change. Of few columns, which are not divided,
+    # all rows are one run.
+    cdef int by_rows = forward != NULL and ld > VLEN
+    cdef real local[CHUNK]
+    cdef real* to
+    cdef int64_t width, together, block, count, ld_to
+    memset(local, 0, sizeof(local))
     while j < stop:
         n = min(stop - j, <int64_t>COLUMNS)
+        width = blocks_of(n, VLEN) * VLEN
         x = <const real*>call.buffers[0] + j
         y = <real*>call.buffers[3] + j
         variance = <real*>call.buffers[5] + j
@@ -129,17 +138,25 @@ cdef void standardize_columns(const Call* call, int thread, int threads) noexcep
             inverse[i] = 1 / r_sqrt(variance[i] + epsilon)
             scale[i] = 1 if call.buffers[1] == NULL else (<const real*>call.buffers[1])[j + i]
             shift[i] = 0 if call.buffers[2] == NULL else (<const real*>call.buffers[2])[j + i]
-        if standard != y:
-            standardize_block(standard, inverse, scale, shift, rows, n, ld, y, standard)
-        else:
+        if standard == y:
             for i in range(n):
                 inverse[i] *= scale[i]
-            scale_columns(y, inverse, shift, rows, n, ld, y)
-        if forward != NULL and ld <= VLEN:  # which is never divided
+        together = CHUNK // width if by_rows else max(rows, <int64_t>1)
+        for block in range(blocks_of(rows, together)):
+            r = block * together
+            count = min(rows - r, together)
+            to = &local[0] if by_rows else y
+            ld_to = width if by_rows else ld
+            if standard != y:
+                standardize_block(standard + r * ld, inverse, scale, shift, count, n, ld, to, ld_to,
+                                  standard + r * ld)
+            else:
+                scale_columns(y + r * ld, inverse, shift, count, n, ld, to, ld_to)
+            if by_rows:
+                forward(local, count * width, &call.constants[1])
+                put_rows(local, count, n, ld, y + r * ld)
+        if forward != NULL and not by_rows:
             forward(y, rows * ld, &call.constants[1])
-        elif forward != NULL:
-            for r in range(rows):
-                forward(y + r * ld, n, &call.constants[1])
         j += n
 
 
@@ -339,7 +356,7 @@ cdef void unit_columns(const Call* call, int thread, int threads) noexcept nogil
         for i in range(n):
             length = r_sqrt(inverse[i])
             inverse[i] = 1 / (SHORTEST if length < SHORTEST else length)
-        scale_columns(w, inverse, NULL, rows, n, ld, u)
+        scale_columns(w, inverse, NULL, rows, n, ld, u, ld)
         j += n
 
 

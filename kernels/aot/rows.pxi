@@ -9,42 +9,59 @@ cdef extern from "rows.h" nogil:
 cdef enum:
     ROWS_AHEAD = 16  # how many rows before it is read a row is asked for
 
+cdef struct Source:
+    const char* rows
+    const int64_t* order  # NULL: as they are
+    int64_t stride
+    int64_t first         # of this thread's rows in the order, and the one after the last
+    int64_t end
 
-cdef inline int64_t row_at(const Call* call, int64_t r) noexcept nogil:
-    """Number in the user's array of row r of the batch."""
-    cdef int64_t position = call.step.first + r
-    return position if call.step.order == NULL else call.step.order[position]
+
+cdef inline Source source_of(const Call* call, int thread, int threads) noexcept nogil:
+    """Where this thread's rows of the batch lie in the user's array."""
+    cdef int64_t position = call.step.first + call.sizes[2]
+    cdef Source source
+    source.rows = <const char*>call.buffers[0]
+    source.order = call.step.order
+    source.stride = call.sizes[4]
+    source.first = position + share(call.sizes[0], 1, thread, threads)
+    source.end = position + share(call.sizes[0], 1, thread + 1, threads)
+    return source
 
 
-cdef inline const char* later_row(const Call* call, int64_t r, int64_t end) noexcept nogil:
-    """A row to ask for while row r is read, in a loop up to `end`: shuffled rows lie anywhere, and
-    the processor by itself looks only a few of them ahead."""
-    return <const char*>call.buffers[0] + (
-        row_at(call, min(r + ROWS_AHEAD, end - 1)) * call.sizes[4])
+cdef inline const char* row_of(Source* source, int64_t r) noexcept nogil:
+    return source.rows + (r if source.order == NULL else source.order[r]) * source.stride
+
+
+cdef inline const char* later_row(Source* source, int64_t r) noexcept nogil:
+    """A row to ask for while row r is read: shuffled rows lie anywhere, and the processor by itself
+    looks only a few of them ahead."""
+    return row_of(source, min(r + ROWS_AHEAD, source.end - 1))
 
 
 cdef void gather(const Call* call, int thread, int threads) noexcept nogil:
     """x[r] = scale source[order[r]] + offset, from uint8, float32 or float64"""
-    cdef int64_t columns = call.sizes[1], first = call.sizes[2], r
-    cdef int64_t end = share(call.sizes[0], 1, thread + 1, threads)
-    cdef const char* source = <const char*>call.buffers[0]
+    cdef Source source = source_of(call, thread, threads)
+    cdef int64_t columns = call.sizes[1], stride = call.sizes[5], r
+    cdef int code = <int>call.sizes[3]
+    cdef real scale = <real>call.constants[0], offset = <real>call.constants[1]
     cdef real* x = <real*>call.buffers[1]
-    for r in range(share(call.sizes[0], 1, thread, threads), end):
-        prefetch_row(later_row(call, first + r, first + end), columns * call.sizes[5])
-        convert_row(<int>call.sizes[3], source + row_at(call, first + r) * call.sizes[4],
-                    call.sizes[5], x + r * columns, columns,
-                    <real>call.constants[0], <real>call.constants[1])
+    x += share(call.sizes[0], 1, thread, threads) * columns
+    for r in range(source.first, source.end):
+        prefetch_row(later_row(&source, r), columns * stride)
+        convert_row(code, row_of(&source, r), stride, x, columns, scale, offset)
+        x += columns
 
 
 cdef void gather_labels(const Call* call, int thread, int threads) noexcept nogil:
     """labels[r] = source[order[r]], both int32"""
-    cdef int64_t first = call.sizes[2], r
-    cdef int64_t end = share(call.sizes[0], 1, thread + 1, threads)
-    cdef const char* source = <const char*>call.buffers[0]
-    cdef int32_t* labels = <int32_t*>call.buffers[1]
-    for r in range(share(call.sizes[0], 1, thread, threads), end):
-        prefetch_row(later_row(call, first + r, first + end), sizeof(int32_t))
-        labels[r] = (<const int32_t*>(source + row_at(call, first + r) * call.sizes[4]))[0]
+    cdef Source source = source_of(call, thread, threads)
+    cdef int64_t r
+    cdef int32_t* labels = <int32_t*>call.buffers[1] + share(call.sizes[0], 1, thread, threads)
+    for r in range(source.first, source.end):
+        prefetch_row(later_row(&source, r), sizeof(int32_t))
+        labels[0] = (<const int32_t*>row_of(&source, r))[0]
+        labels += 1
 
 
 cdef void store(const Call* call, int thread, int threads) noexcept nogil:

@@ -237,7 +237,8 @@ FASTNN_INLINE void column_sums(const real *p, int64_t rows, int64_t n, int64_t l
     }
 }
 
-/* Interleave the lower, or the upper, halves of two vectors: a0 b0 a1 b1 ... */
+/* Interleave the lower, or the upper, halves of two vectors: a0 b0 a1 b1 ... With AVX2 those of each
+ * of their 128 bits, for only that is one instruction. */
 #define PICK(...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #if VBYTES == 64 && !FASTNN_DOUBLE
 FASTNN_INLINE vreal v_low(vreal a, vreal b) {
@@ -246,10 +247,20 @@ FASTNN_INLINE vreal v_low(vreal a, vreal b) {
 FASTNN_INLINE vreal v_high(vreal a, vreal b) {
     return PICK(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
-#elif VBYTES / (4 + 4 * FASTNN_DOUBLE) == 8
+#elif VBYTES == 64
 FASTNN_INLINE vreal v_low(vreal a, vreal b) { return PICK(0, 8, 1, 9, 2, 10, 3, 11); }
 FASTNN_INLINE vreal v_high(vreal a, vreal b) { return PICK(4, 12, 5, 13, 6, 14, 7, 15); }
-#elif VBYTES / (4 + 4 * FASTNN_DOUBLE) == 4
+#elif VBYTES == 32 && !FASTNN_DOUBLE
+FASTNN_INLINE vreal v_low(vreal a, vreal b) { return PICK(0, 8, 1, 9, 4, 12, 5, 13); }
+FASTNN_INLINE vreal v_high(vreal a, vreal b) { return PICK(2, 10, 3, 11, 6, 14, 7, 15); }
+FASTNN_INLINE vreal v_lower(vreal a, vreal b) { return PICK(0, 1, 2, 3, 8, 9, 10, 11); }
+FASTNN_INLINE vreal v_upper(vreal a, vreal b) { return PICK(4, 5, 6, 7, 12, 13, 14, 15); }
+#elif VBYTES == 32
+FASTNN_INLINE vreal v_low(vreal a, vreal b) { return PICK(0, 4, 2, 6); }
+FASTNN_INLINE vreal v_high(vreal a, vreal b) { return PICK(1, 5, 3, 7); }
+FASTNN_INLINE vreal v_lower(vreal a, vreal b) { return PICK(0, 1, 4, 5); }
+FASTNN_INLINE vreal v_upper(vreal a, vreal b) { return PICK(2, 3, 6, 7); }
+#elif !FASTNN_DOUBLE
 FASTNN_INLINE vreal v_low(vreal a, vreal b) { return PICK(0, 4, 1, 5); }
 FASTNN_INLINE vreal v_high(vreal a, vreal b) { return PICK(2, 6, 3, 7); }
 #else
@@ -258,14 +269,43 @@ FASTNN_INLINE vreal v_high(vreal a, vreal b) { return PICK(1, 3); }
 #endif
 #undef PICK
 
+/* Transpose a square block in registers: log2(n) rounds that interleave row j with row j + n / 2
+ * transpose the n numbers of n rows. With AVX2 n is half a vector, and halves change places at last. */
+#if VBYTES == 32
+#define V_SQUARE (VLEN / 2)
+#else
+#define V_SQUARE VLEN
+#endif
+FASTNN_INLINE void transpose_square(vreal rows[VLEN]) {
+    vreal next[VLEN];
+#pragma GCC unroll 4
+    for (int round = 1; round < V_SQUARE; round *= 2) {
+#pragma GCC unroll 16
+        for (int i = 0; i < VLEN / 2; i++) {
+            const int j = i / (V_SQUARE / 2) * V_SQUARE + i % (V_SQUARE / 2);
+            next[2 * i] = v_low(rows[j], rows[j + V_SQUARE / 2]);
+            next[2 * i + 1] = v_high(rows[j], rows[j + V_SQUARE / 2]);
+        }
+#pragma GCC unroll 16
+        for (int j = 0; j < VLEN; j++) rows[j] = next[j];
+    }
+#if VBYTES == 32
+#pragma GCC unroll 8
+    for (int j = 0; j < V_SQUARE; j++) {
+        const vreal a = rows[j], b = rows[j + V_SQUARE];
+        rows[j] = v_lower(a, b);
+        rows[j + V_SQUARE] = v_upper(a, b);
+    }
+#endif
+}
+
 /* to[k * ld_to + j] = from[j * ld + k] for n <= VLEN rows j and all k. Whole vectors are written, the
- * columns n to VLEN as zeros, unless `exact`: then nothing outside those n columns is touched.
- * log2(VLEN) rounds that interleave row j with row j + VLEN / 2 transpose a square block. */
+ * columns n to VLEN as zeros, unless `exact`: then nothing outside those n columns is touched. */
 FASTNN_INLINE void transpose_rows(const real *from, int64_t ld, int n, int64_t k, real *to,
                                   int64_t ld_to, int exact) {
     for (int64_t k0 = 0; k0 < k; k0 += VLEN) {
         const int width = k - k0 < VLEN ? (int)(k - k0) : VLEN;
-        vreal rows[VLEN], next[VLEN];
+        vreal rows[VLEN];
         if (n == VLEN && width == VLEN) {
 #pragma GCC unroll 16
             for (int j = 0; j < VLEN; j++) rows[j] = v_load(from + j * ld + k0);
@@ -274,16 +314,7 @@ FASTNN_INLINE void transpose_rows(const real *from, int64_t ld, int n, int64_t k
             for (int j = 0; j < VLEN; j++)
                 rows[j] = j < n ? v_load_n(from + j * ld + k0, width) : (vreal){0};
         }
-#pragma GCC unroll 4
-        for (int round = 1; round < VLEN; round *= 2) {
-#pragma GCC unroll 8
-            for (int j = 0; j < VLEN / 2; j++) {
-                next[2 * j] = v_low(rows[j], rows[j + VLEN / 2]);
-                next[2 * j + 1] = v_high(rows[j], rows[j + VLEN / 2]);
-            }
-#pragma GCC unroll 16
-            for (int j = 0; j < VLEN; j++) rows[j] = next[j];
-        }
+        transpose_square(rows);
 #pragma GCC unroll 16
         for (int j = 0; j < VLEN; j++) {
             if (j >= width) break;

@@ -18,32 +18,30 @@ cdef struct Rows:
 
 cdef void narrow_exponentials(const real* x, int n, int64_t columns, Rows* rows) noexcept nogil:
     """The exponentials of n <= VLEN rows, transposed into rows.e."""
-    cdef int64_t c
-    cdef int i
-    cdef real* e
+    cdef int64_t c, i
+    cdef vreal largest, total
     transpose_rows(x, columns, n, columns, rows.e, VLEN, 0)
-    for i in range(VLEN):
-        rows.largest[i] = rows.e[i]
-        rows.total[i] = 0
+    largest = v_load(rows.e)
     for c in range(1, columns):
-        e = rows.e + c * VLEN
-        for i in range(VLEN):
-            rows.largest[i] = e[i] if e[i] > rows.largest[i] else rows.largest[i]
+        largest = v_max(v_load(rows.e + c * VLEN), largest)
     for c in range(columns):
-        e = rows.e + c * VLEN
-        for i in range(VLEN):
-            e[i] = r_exp(e[i] - rows.largest[i])
-        for i in range(VLEN):
-            rows.total[i] += e[i]
+        v_store(rows.e + c * VLEN, v_load(rows.e + c * VLEN) - largest)
+    for i in range(columns * VLEN):
+        rows.e[i] = r_exp(rows.e[i])
+    total = v_load(rows.e)
+    for c in range(1, columns):
+        total = total + v_load(rows.e + c * VLEN)
+    v_store(rows.largest, largest)
+    v_store(rows.total, total)
 
 
 cdef void narrow_result(Rows* rows, int n, int64_t columns, real* y) noexcept nogil:
     """Multiply each row by its factor and write the rows back in order."""
     cdef int64_t c
-    cdef int i, width
+    cdef int width
+    cdef vreal factor = v_load(rows.factor)
     for c in range(columns):
-        for i in range(VLEN):
-            rows.e[c * VLEN + i] *= rows.factor[i]
+        v_store(rows.e + c * VLEN, v_load(rows.e + c * VLEN) * factor)
     for c in range(blocks_of(columns, VLEN)):
         width = <int>min(columns - c * VLEN, <int64_t>VLEN)
         transpose_rows(rows.e + c * VLEN * VLEN, VLEN, width, n, y + c * VLEN, columns, 1)
@@ -160,6 +158,47 @@ cdef void log_softmax_grad(const Call* call, int thread, int threads) noexcept n
             dx[i] = dy[i] - r_exp(y[i]) * sum
 
 
+cdef void few_classes(const Call* call, int64_t start, int64_t end) noexcept nogil:
+    """softmax_cross_entropy of rows start to end, with labels of at most NARROW classes."""
+    cdef int64_t columns = call.sizes[1], r
+    cdef const real* z = <const real*>call.buffers[0]
+    cdef const int32_t* labels = <const int32_t*>call.buffers[1]
+    cdef const real* weights = <const real*>call.buffers[3]
+    cdef double* losses = <double*>call.buffers[4]
+    cdef real* dz = <real*>call.buffers[5]
+    cdef Rows rows
+    cdef real own[LANES]  # at the label
+    cdef real scale[LANES]
+    cdef int n, lane
+    for lane in range(VLEN):
+        scale[lane] = <real>(1.0 / <double>call.step.rows)
+        own[lane] = 0
+    r = start
+    while r < end:
+        n = <int>min(end - r, <int64_t>VLEN)
+        narrow_exponentials(z + r * columns, n, columns, &rows)
+        for lane in range(n):
+            own[lane] = z[(r + lane) * columns + labels[r + lane]]
+        if weights != NULL:
+            for lane in range(n):
+                scale[lane] = <real>(<double>weights[r + lane] / <double>call.step.rows)
+        for lane in range(VLEN):
+            rows.factor[lane] = scale[lane] / rows.total[lane]
+        for lane in range(VLEN):
+            rows.total[lane] = r_log(rows.total[lane])
+        for lane in range(n):
+            losses[r + lane] = (<double>rows.total[lane] + <double>rows.largest[lane]
+                                - <double>own[lane])
+        if weights != NULL:
+            for lane in range(n):
+                losses[r + lane] *= <double>weights[r + lane]
+        if dz != NULL:
+            narrow_result(&rows, n, columns, dz + r * columns)
+            for lane in range(n):
+                dz[(r + lane) * columns + labels[r + lane]] -= scale[lane]
+        r += n
+
+
 cdef void softmax_cross_entropy(const Call* call, int thread, int threads) noexcept nogil:
     """rows = -weight sum t log softmax(z); dz = weight / B (softmax(z) sum t - t)"""
     cdef int64_t columns = call.sizes[1], i, r = share(call.sizes[0], 1, thread, threads)
@@ -174,6 +213,9 @@ cdef void softmax_cross_entropy(const Call* call, int thread, int threads) noexc
     cdef real mass[LANES]    # sum of the targets of a row
     cdef real* d
     cdef int n, lane
+    if labels != NULL and columns <= NARROW:
+        few_classes(call, r, r1)
+        return
     while r < r1:
         n = <int>min(r1 - r, <int64_t>VLEN)
         for lane in range(n):
