@@ -128,13 +128,13 @@ static void standardize_block(const real *x, const real *inverse, const real *sc
     columns_pass(STANDARDIZE, x, NULL, rows, n, ld, inverse, scale, shift, y, ld_y, standard);
 }
 /* Rows of n numbers, from contiguous memory that is padded to whole vectors. */
-static void put_rows(const real *from, int64_t rows, int64_t n, int64_t ld, real *to) {
+static void put_rows(const real *block, int64_t rows, int64_t n, int64_t ld, real *to) {
     for (int64_t r = 0; r < rows; r++, to += ld) {
         int64_t i = 0;
-        for (; i + VLEN <= n; i += VLEN, from += VLEN) v_store(to + i, v_load(from));
+        for (; i + VLEN <= n; i += VLEN, block += VLEN) v_store(to + i, v_load(block));
         if (i < n) {
-            v_store_n(to + i, v_load(from), (int)(n - i));
-            from += VLEN;
+            v_store_n(to + i, v_load(block), (int)(n - i));
+            block += VLEN;
         }
     }
 }

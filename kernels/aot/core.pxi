@@ -58,7 +58,7 @@ cdef extern from "columns.h" nogil:
                            int64_t ld_y, real* standard)
     void scale_columns(const real* x, const real* scale, const real* shift, int64_t rows,
                        int64_t n, int64_t ld, real* y, int64_t ld_y)
-    void put_rows(const real* rows, int64_t count, int64_t n, int64_t ld, real* to)
+    void put_rows(const real* block, int64_t rows, int64_t n, int64_t ld, real* to)
     void adjust_columns(const real* dy, const real* y, const real* middle, const real* slope,
                         const real* inverse, int64_t rows, int64_t n, int64_t ld, real* dx)
 

@@ -113,7 +113,7 @@ cdef void narrow_dw(const real* x, const real* dz, int64_t batch, int64_t inputs
     The tile takes the units as its rows and the inputs as its columns: then its registers are full
     and x is read once, in long runs. The result is turned on its way out.
     """
-    cdef real tile[16 * 32]  # TILE_ROWS, as whole vectors, x TILE_COLUMNS at most
+    cdef real tile[16 * 32]  # TILE_ROWS x TILE_COLUMNS, with rows that GCC believes are read
     cdef TileShape shape
     cdef int64_t panel, j, u, part
     cdef int width

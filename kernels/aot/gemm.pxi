@@ -5,9 +5,10 @@
 #   weight gradient  dW = X^T dZ   A by columns, B by rows
 #
 # Small products run straight from the matrices: packing costs more than it saves while a panel of B
-# stays in the caches. Larger ones go by blocks of K: a few panels of B at a time are copied to
-# contiguous memory (and transposed on the way where needed). So are the rows of A for tall tiles:
-# their stride would put all rows of a tile into the same few cache sets.
+# stays in the caches. (A small B that comes transposed is turned first.) Larger ones go by blocks
+# of K: a few panels of B at a time are copied to contiguous memory, and transposed on the way where
+# needed. So is A for many panels, if its rows would put a tall tile into few cache sets, or if it
+# is read by columns.
 #
 # Each element of C is summed over k in order whatever the tile, or by blocks of K, or by lanes, as
 # the whole product has it: results depend neither on the number of threads nor on how a matrix is
@@ -22,9 +23,9 @@ cdef enum:
     A_PANELS = 8             # panels of B from which packing A pays
     LOW_ROWS = 8             # of a tile: as many as have a place in each set of a cache
     FAR_BYTES = 1 << 23      # of a B that comes from the memory
-    DIRECT_BYTES = 1 << 19   # of B up to which nothing is packed
+    DIRECT_BYTES = 1 << 19   # of B up to which it is read as it is, if by rows that are not apart
     SMALL_BYTES = 1 << 14    # of a B that stays in the L1 cache
-    HALF_PAGE = 1 << 11      # rows so far apart, or twice, share cache sets
+    HALF_PAGE = 1 << 11      # rows that lie a multiple of it apart share cache sets
 
 cdef struct Product:
     int64_t m
@@ -89,8 +90,9 @@ cdef inline void finish(const Product* p, int64_t i0, int64_t i1, int64_t j0,
 
 
 cdef inline int apart(const Product* p) noexcept nogil:
-    """Whether the rows of a panel of B fall into few cache sets."""
-    return p.ldb * <int64_t>sizeof(real) % HALF_PAGE == 0
+    """Whether the rows of a panel of B fall into few cache sets, too few for all of them."""
+    cdef int64_t octets = p.ldb * <int64_t>sizeof(real)
+    return octets % HALF_PAGE == 0 and p.k * octets > SMALL_BYTES
 
 
 cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
@@ -253,7 +255,7 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
     # The first rows of tiles can copy B's rows as they read them, unless these lie a multiple of a
     # page apart: then they all want the same few places of the first cache, and the tiles wait.
     cdef int tiles_pack = by_columns and not p.b_transposed and (
-        p.ldb * <int64_t>sizeof(real) % 4096 != 0)
+        p.ldb * <int64_t>sizeof(real) % (2 * HALF_PAGE) != 0)
     cdef const real* a
     cdef const real* b
     cdef tile_fn tile

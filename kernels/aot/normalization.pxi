@@ -121,7 +121,8 @@ cdef void standardize_columns(const Call* call, int thread, int threads) noexcep
     cdef real local[CHUNK]
     cdef real* to
     cdef int64_t width, together, block, count, ld_to
-    memset(local, 0, sizeof(local))
+    if by_rows and ld % VLEN:  # what pads a row goes through the activation too
+        memset(local, 0, sizeof(local))
     while j < stop:
         n = min(stop - j, <int64_t>COLUMNS)
         width = blocks_of(n, VLEN) * VLEN

@@ -13,7 +13,8 @@ cdef struct Source:
     const char* rows
     const int64_t* order  # NULL: as they are
     int64_t stride
-    int64_t first         # of this thread's rows in the order, and the one after the last
+    int64_t row           # this thread's first of the batch
+    int64_t first         # the same in the order, and the one after its last
     int64_t end
 
 
@@ -24,7 +25,8 @@ cdef inline Source source_of(const Call* call, int thread, int threads) noexcept
     source.rows = <const char*>call.buffers[0]
     source.order = call.step.order
     source.stride = call.sizes[4]
-    source.first = position + share(call.sizes[0], 1, thread, threads)
+    source.row = share(call.sizes[0], 1, thread, threads)
+    source.first = position + source.row
     source.end = position + share(call.sizes[0], 1, thread + 1, threads)
     return source
 
@@ -45,8 +47,7 @@ cdef void gather(const Call* call, int thread, int threads) noexcept nogil:
     cdef int64_t columns = call.sizes[1], stride = call.sizes[5], r
     cdef int code = <int>call.sizes[3]
     cdef real scale = <real>call.constants[0], offset = <real>call.constants[1]
-    cdef real* x = <real*>call.buffers[1]
-    x += share(call.sizes[0], 1, thread, threads) * columns
+    cdef real* x = <real*>call.buffers[1] + source.row * columns
     for r in range(source.first, source.end):
         prefetch_row(later_row(&source, r), columns * stride)
         convert_row(code, row_of(&source, r), stride, x, columns, scale, offset)
@@ -57,7 +58,7 @@ cdef void gather_labels(const Call* call, int thread, int threads) noexcept nogi
     """labels[r] = source[order[r]], both int32"""
     cdef Source source = source_of(call, thread, threads)
     cdef int64_t r
-    cdef int32_t* labels = <int32_t*>call.buffers[1] + share(call.sizes[0], 1, thread, threads)
+    cdef int32_t* labels = <int32_t*>call.buffers[1] + source.row
     for r in range(source.first, source.end):
         prefetch_row(later_row(&source, r), sizeof(int32_t))
         labels[0] = (<const int32_t*>row_of(&source, r))[0]

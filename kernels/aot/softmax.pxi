@@ -159,7 +159,8 @@ cdef void log_softmax_grad(const Call* call, int thread, int threads) noexcept n
 
 
 cdef void few_classes(const Call* call, int64_t start, int64_t end) noexcept nogil:
-    """softmax_cross_entropy of rows start to end, with labels of at most NARROW classes."""
+    """softmax_cross_entropy of rows start to end, with labels of at most NARROW classes: what the
+    general one does besides takes it twice as long."""
     cdef int64_t columns = call.sizes[1], r
     cdef const real* z = <const real*>call.buffers[0]
     cdef const int32_t* labels = <const int32_t*>call.buffers[1]
@@ -172,7 +173,6 @@ cdef void few_classes(const Call* call, int64_t start, int64_t end) noexcept nog
     cdef int n, lane
     for lane in range(VLEN):
         scale[lane] = <real>(1.0 / <double>call.step.rows)
-        own[lane] = 0
     r = start
     while r < end:
         n = <int>min(end - r, <int64_t>VLEN)

@@ -15,12 +15,13 @@ from .flow import Size, known_size
 from .products import Operands
 from .vectors import Emitter
 
-#: Bytes of weights up to which they are not packed. Half of them are best read in one piece where
-#: the second cache is small: without AVX-512 it mostly has 256 or 512 KiB.
+#: Bytes of weights up to which they are mostly not packed. Half of them are best read in one piece
+#: where the second cache is small: without AVX-512 it mostly has 256 or 512 KiB.
 DIRECT_BYTES = 1 << 19
 #: Rows of a batch from which weights are packed where theirs lie a multiple of half a page apart
-#: (64x64x1024 on Zen 3: 0.82 of the time, 128x256x512: 0.94).
-MANY_ROWS = 48
+#: (64x64x1024 on Zen 3: 0.82 of the time, 128x256x512: 0.94), and bytes of those that need not be:
+#: they have places enough in the first cache.
+MANY_ROWS, SMALL_BYTES = 48, 1 << 14
 #: Bytes of weights that are packed, or transposed, all at once.
 PACKED_BYTES = 1 << 18
 #: Registers that fill a packed panel, which stays in the first cache: at most 32 KiB.
@@ -68,7 +69,8 @@ class Way:
         in_bytes = columns * depth * number_bytes
         # Narrow panels of rows so far apart fall into few cache sets.
         apart = columns * number_bytes % products.HALF_PAGE == 0 and self.size == 2 * e.lanes
-        near = both and in_bytes <= DIRECT_BYTES and not (apart and (rows or 0) >= MANY_ROWS)
+        apart &= in_bytes > SMALL_BYTES and (rows or 0) >= MANY_ROWS
+        near = both and in_bytes <= DIRECT_BYTES and not apart
         #: Whether the weights are read where they are.
         self.direct = depth == 1 or (near and not transposed)
         padded = -(-columns // self.size) * self.size * depth  # whole panels are written
