@@ -25,8 +25,8 @@
 #define STAYING_BYTES (1 << 18)
 #endif
 /* Bytes of weights up to which an update does not ask for them and their state, and makes many rows of
- * their gradient at a time: on Zen 3 784-128 takes 0.91 of the time so, on a Xeon with AVX-512 asking
- * for them takes less. */
+ * their gradient at a time: on Zen 3 784-128 takes 0.91 of the time so. With AVX-512 that was not
+ * measured, and only small ones go this way. */
 #if defined(__AVX512F__)
 #define NEAR_BYTES (1 << 16)
 #else
