@@ -6,6 +6,7 @@ flat parameters and the optimizer's state belong to the model and are only refer
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 
 from .compiler import Node, Program, Tensor, feed_name
 from .compiler.meet import waits
-from .compiler.plan import concrete
+from .compiler.plan import concrete, tensor_bytes
 from .kernels import aot, provider, ref
 from .kernels.aot import executor
 from .kernels.formula import FORMULAS
@@ -315,18 +316,30 @@ class NativeRunner(Runner):
         self.name = ", ".join(dict.fromkeys(k.name for k in (kernels, *others.values())))
         plan, split = program.plan, program.split
         self._shards = split.threads if split.mode == "shard" else 1
+        self._by_units = program.whole is not None
         self._item = np.dtype(program.dtype).itemsize
         self._gradients = aligned(self._shards * program.gradients, program.dtype)
-        self._arenas = [aligned(plan.arena_bytes) for _ in range(self._shards)]
-        self._results = aligned(plan.rows_bytes)
+        self._arenas = [aligned(plan.arena_bytes) for _ in range(program.copies)]
+        self._results = [
+            aligned(plan.rows_bytes) for _ in range(program.copies if self._by_units else 1)
+        ]
+        # While one thread reads the terms of a step, another may write its own of the next.
+        self._exchanged = aligned(2 * program.exchanged)
+        #: Where units are divided, each thread's own weights and state.
+        self._own = [
+            [aligned(program.parameters, program.dtype) for _ in range(1 + program.states)]
+            for _ in range(split.threads if self._by_units else 0)
+        ]
+        self._moves = self._own_moves()
         self._scratch = [aligned(scratch) for _ in range(split.threads)]
         self._steps = np.zeros(split.threads, executor.STEP)
         self._steps["scratch"] = [address_of(s) for s in self._scratch]
-        self._sums = np.zeros(len(program.sums), executor.SUM)
-        for entry, result in zip(self._sums, program.sums, strict=True):
-            entry["values"] = address_of(self._results) + plan.offsets[result.tensor]
-            entry["count"] = -1 if result.per_row else result.tensor.shape[0]
-            entry["is_loss"] = result.is_loss
+        self._sums = np.zeros((len(self._results), len(program.sums)), executor.SUM)
+        for results, line in zip(self._results, self._sums, strict=True):
+            for entry, result in zip(line, program.sums, strict=True):
+                entry["values"] = address_of(results) + plan.offsets[result.tensor]
+                entry["count"] = -1 if result.per_row else result.tensor.shape[0]
+                entry["is_loss"] = result.is_loss
         self._tables: dict[int, np.ndarray] = {}
         self._meetings: dict[tuple[int, ...], list[bool]] = {}
         #: Where the user's arrays lay when a table was last pointed at them, and what it views.
@@ -404,7 +417,12 @@ class NativeRunner(Runner):
                 return address_of(self._arenas[shard]) + self.program.plan.offsets[tensor]
             case "rows":
                 row = first_row * 8 if tensor.shape[0] == BATCH else 0
-                return address_of(self._results) + self.program.plan.offsets[tensor] + row
+                results = self._results[shard if self._by_units else 0]
+                return address_of(results) + self.program.plan.offsets[tensor] + row
+            case "parameters" if self._by_units:
+                return address_of(self._own[shard][0]) + flat
+            case "state" if self._by_units:
+                return address_of(self._own[shard][1 + tensor.slot]) + flat
             case "parameters":
                 return address_of(self.state.parameters) + flat
             case "buffers":
@@ -416,7 +434,29 @@ class NativeRunner(Runner):
                 return address_of(self.state.slots[tensor.slot]) + flat
             case "table":
                 return address_of(self.program.tables[tensor])
-        return 0  # a feed: filled in for each run
+        return 0  # a feed, or what threads exchange: filled in for each run
+
+    def _own_moves(self) -> np.ndarray:
+        """What each thread copies to memory of its own, and back, a line per thread."""
+        moves: list[list[tuple[int, int, int, int, int, bool]]] = []
+        for thread, owned in enumerate(self._own):
+            moves.append([])
+            for theirs, mine in zip(self.state.arrays, owned, strict=False):
+                for part in self.program.parts:
+                    rows, columns = 1, math.prod(part.own.shape)
+                    start, stride = part.whole.offset, math.prod(part.whole.shape)
+                    if part.axis == 1:
+                        rows, columns = part.own.shape
+                        stride = part.whole.shape[1]
+                    if part.axis is not None:
+                        start += thread * columns
+                    moves[-1].append((
+                        address_of(theirs) + start * self._item,
+                        address_of(mine) + part.own.offset * self._item,
+                        rows, columns * self._item, stride * self._item,
+                        part.axis is not None or thread == 0,
+                    ))  # fmt: skip
+        return np.array(moves, executor.MOVE).reshape(self.program.split.threads, -1)
 
     def table(self, rows: int) -> np.ndarray:
         """The calls for a batch of ``rows`` rows, one line per thread."""
@@ -435,6 +475,8 @@ class NativeRunner(Runner):
 
     def _part(self, rows: int, thread: int) -> tuple[int, int, int]:
         """Of a batch of so many rows, a thread's arena, its first row and how many it has."""
+        if self._by_units:
+            return thread, 0, rows
         shard = thread if self._shards > 1 else 0
         first = rows * shard // self._shards
         return shard, first, rows * (shard + 1) // self._shards - first
@@ -514,6 +556,16 @@ class NativeRunner(Runner):
         )
 
     @cached_property
+    def _exchanges(self) -> tuple[tuple[int, int, Tensor], ...]:
+        """Call, operand and tensor of what threads write for each other."""
+        return tuple(
+            (i, j, tensor)
+            for i, node in enumerate(self.program.nodes)
+            for j, tensor in enumerate(node.operands)
+            if tensor is not None and tensor.region == "exchange"
+        )
+
+    @cached_property
     def _copies(self) -> tuple[tuple[int, str, np.dtype, Tensor, tuple[tuple[int, int], ...]], ...]:
         """Calls that only copy rows of the user's arrays: their numbers, the arrays, and the
         copies, with their type and the calls and operands that read them. A copy that is changed
@@ -545,12 +597,12 @@ class NativeRunner(Runner):
             sizes[:, i, 3:6] = _CODES.get(array.dtype, 0), array.strides[0], array.strides[-1]
 
     def _views(self, table: np.ndarray, rows: int, feeds: Feeds, ordered: bool) -> np.ndarray:
-        """What calls read of the user's arrays without a copy, a line per thread.
+        """Where calls find what moves from step to step, a line per thread.
 
         Where rows are taken in order and as they lie, nothing is copied: who would read the copy
         reads the array.
         """
-        views: list[list[tuple[int, int, int, int]]] = [[] for _ in table]
+        views: list[list[tuple[int, int, int, int, int]]] = [[] for _ in table]
         left_out: tuple[int, ...] = ()
         for i, name, dtype, copy, readers in self._copies:
             array = feeds[name]
@@ -564,18 +616,22 @@ class NativeRunner(Runner):
                 for call, j in readers:
                     if view:
                         start = address_of(array) + first * row_bytes
-                        lines.append((call, j, start, row_bytes))
+                        lines.append((call, j, start, row_bytes, 0))
                     else:
                         table["buffers"][thread, call, j] = self._address(copy, shard, first)
+        for i, j, tensor in self._exchanges:
+            size = tensor_bytes(tensor, rows, self.program.dtype)
+            for thread, lines in enumerate(views):
+                own = thread * size if tensor.shape[0] == BATCH else 0
+                start = address_of(self._exchanged) + own
+                lines.append((i, j, start, 0, self.program.exchanged))
         table["waits"] = self._waits(left_out)
         return np.array(views, executor.VIEW).reshape(len(table), -1)
 
     def _waits(self, left_out: tuple[int, ...]) -> list[bool]:
         """Of each call, whether threads that share it meet before it."""
         if left_out not in self._meetings:
-            shared = self.program.split.mode == "split"
-            never = [False] * len(self.program.nodes)
-            self._meetings[left_out] = waits(self.program, left_out) if shared else never
+            self._meetings[left_out] = waits(self.program, left_out)
         return self._meetings[left_out]
 
     def _fed(self, rows: int, feeds: Feeds, ordered: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -651,6 +707,7 @@ class NativeRunner(Runner):
             update=update,
             progress=self.progress,
             views=(views, partial_views),
+            moves=self._moves,
         )
 
 

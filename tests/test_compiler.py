@@ -728,7 +728,7 @@ def test_dead_memory_does_not_matter_to_kernels(example, kind, dtype):
     state = make_state(program)
     runner = make_runner(program, state, "cython")
     assert isinstance(runner, NativeRunner)
-    runner._arenas[0][:] = runner._results[:] = runner._scratch[0][:] = 0xFF
+    runner._arenas[0][:] = runner._results[0][:] = runner._scratch[0][:] = 0xFF
     runner._gradients[:] = np.nan
     step = runner._steps
     step["step"], step["rows"], step["first"], step["seed"] = state.updates, ROWS, 0, state.seed

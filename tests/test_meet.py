@@ -70,7 +70,7 @@ def replay(runner, feeds, rows, order, meets, turns):
     for thread, lines in enumerate(views):
         for view in lines:
             table[thread, view["call"]]["buffers"][view["operand"]] = view["start"]
-    runner._arenas[0][:] = runner._results[:] = 0xFF  # what no call has written is NaN
+    runner._arenas[0][:] = runner._results[0][:] = 0xFF  # what no call has written is NaN
     steps = runner._steps
     steps["step"], steps["rows"], steps["first"] = state.updates, rows, 0
     steps["order"] = 0 if order is None else executor.address_of(order)
@@ -81,7 +81,7 @@ def replay(runner, feeds, rows, order, meets, turns):
             for i in calls[start:end]:
                 if table[thread, i]["kernel"]:
                     executor.call_kernel(table[thread, i : i + 1], thread, THREADS)
-    made = [a.copy() for a in (*state.arrays, runner._results)]
+    made = [a.copy() for a in (*state.arrays, runner._results[0])]
     for array, before in zip(state.arrays, kept, strict=True):
         array[:] = before
     return made
@@ -116,7 +116,8 @@ def test_no_thread_can_be_too_early(name, backend, rows, shuffle):
 def test_where_they_meet():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(64, 784)).astype("float32"), rng.integers(0, 10, 64)
-    model = fnn.Sequential([layers.Dense(128, "relu"), layers.Dense(10, "softmax")])
+    stack = [layers.Dense(128, "relu"), layers.Dense(64, "relu"), layers.Dense(10, "softmax")]
+    model = fnn.Sequential(stack)
     model.compile(loss="cross_entropy", threads=THREADS)
     model.fit(X, y, batch_size=64, verbose=0)
     (runner,) = model._runners.values()
@@ -126,14 +127,15 @@ def test_where_they_meet():
         found = waits(runner.program, without)
         return [name for name, meets in zip(names, found, strict=True) if meets]
 
-    forward = ["sum_parts", "dense", "softmax_cross_entropy"]
+    forward = ["sum_parts", "dense", "dense", "softmax_cross_entropy"]
     # Not before what each thread prepares for itself, nor between updates of different weights
     # (and always before the first of these, for there the loss is looked at).
-    assert names[-3:] == ["dense_dx", "dense_update", "dense_update"]
-    assert meetings() == ["dense_parts", *forward, "dense_dx"]
+    assert names[-5:] == ["dense_dx", "dense_update", "dense_dx", "dense_update", "dense_update"]
+    backward = ["dense_dx", "dense_update"]
+    assert meetings() == ["dense_parts", *forward, *backward]
     # Rows that are read where they lie need no gather to be waited for.
     copies = [i for i, name in enumerate(names) if name in ("gather", "gather_labels")]
-    assert meetings(without=copies) == [*forward, "dense_dx"]
+    assert meetings(without=copies) == [*forward, *backward]
 
 
 def test_rows_in_another_order_are_waited_for():

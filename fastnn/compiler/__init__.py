@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from .parts import divide_inputs
 from .plan import item_size, plan
 from .program import Cost, Program
 from .split import Split, available_threads, choose
+from .units import divide_units
 
 __all__ = [
     "PENALTY",
@@ -281,24 +282,33 @@ def compile_program(
     giving each thread its own rows. ``terms`` asks one thread for the sums of so many.
     """
     graph = fuse(build_graph(network, purpose))
+    updated = fuse_update(graph, batch)
+    divided = divide_units(updated, threads) if not any_threads else None
+    item = item_size("real", dtype)
     outline = _program(graph, network, purpose, batch, dtype, Split("one", 1, "one thread"))
     split = choose(
         sum(outline.cost(n, batch).flops for n in graph.nodes if n.phase != "update"),
         network.size if purpose.kind == "train" else 0,
         outline.compute,
         batch,
-        item_size("real", dtype),
+        item,
         threads,
         # Without an update pass nothing would sum the threads' gradients.
         can_shard=purpose.kind != "gradients"
         and not any_threads
         and not any(n.op.whole for n in graph.nodes),
+        exchanged=divided.exchanged * batch * item if divided is not None else None,
         forced=forced,
     )
+    if split.mode == "units":
+        assert divided is not None
+        whole = _program(updated, network, purpose, batch, dtype, Split("one", 1, "one thread"))
+        own = _program(divided.graph, network, purpose, batch, dtype, split)
+        return replace(own, parameters=divided.size, parts=divided.parts, whole=whole)
     if split.mode != "shard":
-        graph = fuse_update(graph, batch)
+        graph = updated
     if (split.mode == "split" or terms) and not any_threads:
-        graph = divide_inputs(graph, batch, terms or split.threads, item_size("real", dtype))
+        graph = divide_inputs(graph, batch, terms or split.threads, item)
     return _program(graph, network, purpose, batch, dtype, split)
 
 

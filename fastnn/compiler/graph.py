@@ -24,7 +24,8 @@ class Tensor:
     ``arena`` (planned, reused), ``parameters``, ``gradients``, ``buffers`` and ``state`` (flat
     vectors, at ``offset`` numbers from their start; ``buffers`` are what layers keep beside their
     parameters, ``slot`` tells the optimizer's states apart), ``rows``
-    (results that the executor sums), ``feed`` (the user's array ``name``), ``table`` (constants).
+    (results that the executor sums), ``feed`` (the user's array ``name``), ``table`` (constants),
+    ``exchange`` (what threads write for each other, one behind the other).
     """
 
     name: str

@@ -20,6 +20,10 @@ def waits(program: Program, without: Collection[int] = ()) -> list[bool]:
     has touched: each thread may have done another part of that call. They also meet before the loss
     is looked at, and at the end of a step.
     """
+    if program.split.mode == "units":  # where each needs the terms of all
+        return [any(t and t.region == "exchange" for t in n.inputs) for n in program.nodes]
+    if program.split.mode != "split":
+        return [False] * len(program.nodes)
     found, compute = [], program.compute
     since: list[tuple[Run, bool]] = []
     for i, node in enumerate(program.nodes):

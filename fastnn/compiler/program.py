@@ -10,6 +10,7 @@ from typing import Any
 from .graph import PHASES, Node, Sum, Tensor
 from .plan import Plan, concrete, item_size, plan, tensor_bytes
 from .split import Split
+from .units import Part
 
 #: Regions that are flat vectors, and the attribute of `Program` that has their size.
 FLAT = {
@@ -43,6 +44,9 @@ class Program:
         size of the flat vector of what layers keep beside their parameters.
     scratch
         Bytes that the runner's kernels work in beside what is planned.
+    parts, whole
+        Where threads divide the hidden units: what each has of the model's parameters (so
+        ``parameters`` are those of one thread), and the same step for one thread.
     """
 
     purpose: str
@@ -57,6 +61,8 @@ class Program:
     states: int
     buffers: int = 0
     scratch: int = 0
+    parts: tuple[Part, ...] = ()
+    whole: Program | None = None
 
     @property
     def compute(self) -> int:
@@ -69,6 +75,17 @@ class Program:
         """Size of the flat gradients: none where every one is used up as soon as it is known."""
         stored = any(t is not None and t.region == "gradients" for t in self._operands)
         return self.parameters if stored else 0
+
+    @property
+    def copies(self) -> int:
+        """How many arenas there are: one for each thread that runs every call by itself."""
+        return self.split.threads if self.split.mode in ("shard", "units") else 1
+
+    @property
+    def exchanged(self) -> int:
+        """Bytes that threads which divide the units write for each other."""
+        found = (t for t in self._operands if t is not None and t.region == "exchange")
+        return max((tensor_bytes(t, self.batch, self.dtype) for t in found), default=0)
 
     @property
     def _operands(self) -> Iterator[Tensor | None]:
@@ -85,7 +102,9 @@ class Program:
         }
 
     def unsharded(self) -> Program:
-        """The same calls for one thread and whole batches."""
+        """The same step for one thread and whole batches."""
+        if self.whole is not None:
+            return self.whole
         whole = plan(self.nodes, self.batch, self.batch, self.dtype)
         return replace(self, plan=whole, split=Split("one", 1, "one thread"))
 
@@ -100,7 +119,9 @@ class Program:
             touched += sum(
                 tensor_bytes(t, rows, self.dtype) for t in written_tensors if t is not None
             )
-        return Cost(node.op.flops(node.op.dims(shapes)), touched)
+        # Where units are divided, the calls are those of each thread.
+        times = self.split.threads if self.whole is not None else 1
+        return Cost(node.op.flops(node.op.dims(shapes)) * times, touched * times)
 
     def flops(self, rows: int | None = None) -> float:
         """Operations of one step."""
@@ -110,17 +131,19 @@ class Program:
     def peak_bytes(self) -> dict[str, int]:
         """Memory by what it is for; known before the first step."""
         size = item_size("real", self.dtype)
-        shards = self.split.threads if self.split.mode == "shard" else 1
+        parameters = (self.whole or self).parameters
+        kept = parameters * (1 + self.states) + self.buffers
+        own = self.parameters * (1 + self.states) * self.split.threads
         return {
-            "parameters": self.parameters * size,
-            "gradients": self.gradients * size * shards,
+            "parameters": parameters * size,
+            "gradients": self.gradients * size * self.copies,
             "buffers": self.buffers * size,
-            "optimizer state": self.parameters * size * self.states,
-            "last good weights": (self.parameters * (1 + self.states) + self.buffers)
-            * size
-            * (self.purpose == "train"),
-            "arena": self.plan.arena_bytes * shards,
-            "results": self.plan.rows_bytes,
+            "optimizer state": parameters * size * self.states,
+            "last good weights": kept * size * (self.purpose == "train"),
+            "threads' own weights and state": own * size * (self.whole is not None),
+            "arena": self.plan.arena_bytes * self.copies,
+            "exchanged": 2 * self.exchanged,
+            "results": self.plan.rows_bytes * (self.copies if self.whole is not None else 1),
             "scratch": self.scratch,
         }
 

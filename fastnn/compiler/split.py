@@ -1,11 +1,12 @@
-"""How threads divide a step: by rows of the batch, within each op, or not at all.
+"""How threads divide a step: by rows of the batch, within each op, by hidden units, or not at all.
 
 *shard*: each thread runs forward and backward on its rows with its own arena and its own gradients,
 which the update pass sums: two barriers a step, but the gradients are written and read once per
-thread. *split*: threads share each op, and meet where one needs what another has done. The estimate
-below needs to be right only about which of the three is best; where the gain is doubtful one thread
-does the work, for more threads must never be slower. So it counts a barrier for every call,
-although there are fewer.
+thread. *split*: threads share each op, and meet where one needs what another has done. *units*: of
+a network with one hidden layer, each thread has its part of the units with all their weights, and
+they meet once a step, for the sum that is the output (`units.py`). The estimate below needs to be
+right only about which of the four is best; where the gain is doubtful one thread does the work, for
+more threads must never be slower. So it counts a barrier for every call, although there are fewer.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ LEAST_GAIN = 1.25  # over one thread, by the estimate
 
 @dataclass(frozen=True)
 class Split:
-    """``mode`` is ``one``, ``shard`` or ``split``; ``why`` is for people."""
+    """``mode`` is ``one``, ``shard``, ``split`` or ``units``; ``why`` is for people."""
 
     mode: str
     threads: int
@@ -45,12 +46,14 @@ def choose(
     itemsize: int,
     threads: int,
     can_shard: bool = True,
+    exchanged: float | None = None,
     forced: bool = False,
 ) -> Split:
     """The best way to divide a step over up to ``threads`` threads.
 
-    ``flops`` and ``calls`` are those of forward and backward for ``rows`` rows; ``forced`` takes
-    all the threads that were asked for, by the better of the two ways.
+    ``flops`` and ``calls`` are those of forward and backward for ``rows`` rows; ``exchanged`` are
+    the bytes that move where hidden units can be divided; ``forced`` takes all the threads that
+    were asked for, by the best of the ways.
     """
     if threads == 1:
         return Split("one", 1, "one thread")
@@ -60,9 +63,16 @@ def choose(
     if can_shard and rows >= threads:
         # Each thread's products are lower, which costs a little; gradients pass once per thread.
         candidates["shard"] = alone / threads + 2 * BARRIER + gradient_traffic
+    if exchanged is not None:
+        # They meet once; the rest is what each computes that else would be divided.
+        candidates["units"] = alone / threads + 4 * BARRIER + exchanged / BYTES
     mode = min(candidates, key=lambda m: candidates[m])
     gain = alone / candidates[mode] if candidates[mode] else 1.0
     if gain < LEAST_GAIN and not forced:
         return Split("one", 1, f"one thread: {threads} would gain {gain:.2f}x by estimate")
-    ways = {"shard": "each with its rows of the batch", "split": "sharing each call"}
+    ways = {
+        "shard": "each with its rows of the batch",
+        "split": "sharing each call",
+        "units": "each with its hidden units",
+    }
     return Split(mode, threads, f"{threads} threads, {ways[mode]} (estimated gain {gain:.1f}x)")

@@ -6,6 +6,7 @@ CALL: np.dtype
 STEP: np.dtype
 SUM: np.dtype
 VIEW: np.dtype
+MOVE: np.dtype
 FINISHED: int
 OUT_OF_TIME: int
 NOT_FINITE: int
@@ -40,6 +41,7 @@ def run(
     update: bool = ...,
     progress: np.ndarray | None = ...,
     views: tuple[np.ndarray, np.ndarray] | None = ...,
+    moves: np.ndarray | None = ...,
 ) -> tuple[int, int]: ...
 def shuffled(seed: int, epoch: int, n: int) -> np.ndarray: ...
 def all_within(array: np.ndarray, limit: float, threads: int = ...) -> bool: ...

@@ -8,6 +8,7 @@ from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuff
                              PyObject_GetBuffer)
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memcpy
 
 import numpy as np
 
@@ -69,11 +70,17 @@ STEP = np.dtype([
     ("seed", np.uint64), ("rate", np.float64), ("rule", np.float64, 16), ("scratch", np.uintp),
 ])
 SUM = np.dtype([("values", np.uintp), ("count", np.int64), ("is_loss", np.int64)])
-#: An operand that lies in the user's array: row 0 there, and the bytes of a row.
+#: An operand that moves from step to step: where it starts, the bytes of a row of the user's array
+#: that it lies in, and how far it moves in every second step.
 VIEW = np.dtype([("call", np.int64), ("operand", np.int64), ("start", np.uintp),
-                 ("row_bytes", np.int64)])
+                 ("row_bytes", np.int64), ("alternates", np.int64)])
 assert CALL.itemsize == sizeof(Call) and STEP.itemsize == sizeof(Step)
 assert VIEW.itemsize == sizeof(View)
+
+#: Rows of a thread's own part of an array, which lie one behind the other in memory of its own.
+MOVE = np.dtype([("whole", np.uintp), ("own", np.uintp), ("rows", np.int64),
+                 ("row_bytes", np.int64), ("stride", np.int64), ("returns", np.int64)])
+assert MOVE.itemsize == sizeof(Move)
 
 #: How a run ended.
 FINISHED, OUT_OF_TIME, NOT_FINITE = 0, 1, 2
@@ -88,7 +95,15 @@ cpu_isa = ISA_LEVELS[cpu_level()]
 ctypedef struct View:
     int64_t call, operand
     char* start
-    int64_t row_bytes
+    int64_t row_bytes, alternates
+
+
+ctypedef struct Move:
+    char* whole
+    char* own
+    int64_t rows, row_bytes
+    int64_t stride      # of the rows in the whole array
+    int64_t returns     # this thread writes it back
 
 
 ctypedef struct Sum:
@@ -104,10 +119,13 @@ ctypedef struct Job:
     Call* tables[2]             # a whole batch's and the last, smaller one's: [thread][call]
     int64_t calls, compute      # calls of one thread; how many of them come before the update
     Step* steps
-    const Sum* sums
+    const Sum* sums             # of all threads, or where they are apart [thread][sum]
     int64_t n_sums
+    int apart           # each thread has all sums: they meet only where calls ask for it
     const View* views[2]        # of the tables: [thread][view]
     int64_t n_views             # of one thread
+    const Move* moves           # [thread][move]
+    int64_t n_moves             # of one thread
     int64_t rows, batch
     int64_t first, last         # steps of this run, counted from the start of the first epoch
     int64_t updates             # updates that came before step 0
@@ -122,7 +140,7 @@ ctypedef struct Job:
     double deadline
     int64_t* progress           # the next step, for a caller that is interrupted
     int update
-    int stop
+    int64_t stop                # the last step, once it is known
     int status
 
 
@@ -155,14 +173,15 @@ cdef int take_sums(Job* job, int thread, int64_t rows, int64_t epoch) noexcept n
     cdef int64_t i
     cdef double total
     cdef int finite = 1
+    cdef const Sum* sums = job.sums + (thread * job.n_sums if job.apart else 0)
     for i in range(job.n_sums):
-        if thread != 0 and not job.sums[i].is_loss:
+        if thread != 0 and not sums[i].is_loss:
             continue
-        if job.sums[i].count < 0:
-            total = fixed_order_sum(job.sums[i].values, rows)
+        if sums[i].count < 0:
+            total = fixed_order_sum(sums[i].values, rows)
         else:
-            total = fixed_order_sum(job.sums[i].values, job.sums[i].count) * <double>rows
-        if job.sums[i].is_loss and not isfinite(total):
+            total = fixed_order_sum(sums[i].values, sums[i].count) * <double>rows
+        if sums[i].is_loss and not isfinite(total):
             finite = 0
         if thread == 0:
             job.totals[epoch * job.n_sums + i] += total
@@ -174,7 +193,7 @@ cdef inline void execute(Job* job, const Call* call, int64_t index, int thread) 
     cdef int divided = job.split or call.shared
     if call.kernel == NULL:  # what it would copy is read where it lies
         return
-    if job.split and call.waits:
+    if call.waits:
         team_barrier(&job.team)
     call.kernel(call, thread if divided else 0, job.threads if divided else 1)
     look_at_clock(job, index, thread)
@@ -196,8 +215,27 @@ cdef void work(void* shared, int thread) noexcept nogil:
     # Averages of gradients that have ended decay through the subnormal numbers, where every
     # operation takes a hundred times as long; they are zero for all that training can see.
     cdef uint64_t before = flush_subnormals()
-    run_steps(<Job*>shared, thread)
+    cdef Job* job = <Job*>shared
+    move(job, thread, 0)
+    run_steps(job, thread)
+    if job.update:
+        move(job, thread, 1)
     restore_rounding(before)
+
+
+cdef void move(Job* job, int thread, int back) noexcept nogil:
+    """Copy a thread's parts of arrays to its own memory, or back."""
+    cdef const Move* m
+    cdef int64_t i, row
+    for i in range(job.n_moves):
+        m = job.moves + thread * job.n_moves + i
+        if back and not m.returns:
+            continue
+        for row in range(m.rows):
+            if back:
+                memcpy(m.whole + row * m.stride, m.own + row * m.row_bytes, m.row_bytes)
+            else:
+                memcpy(m.own + row * m.row_bytes, m.whole + row * m.stride, m.row_bytes)
 
 
 cdef void run_steps(Job* job, int thread) noexcept nogil:
@@ -221,12 +259,13 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
         views = job.views[step.rows != job.batch] + thread * job.n_views
         for c in range(job.n_views):
             table[views[c].call].buffers[views[c].operand] = (
-                views[c].start + step.first * views[c].row_bytes
+                views[c].start + step.first * views[c].row_bytes + (s & 1) * views[c].alternates
             )
         look_at_clock(job, -1, thread)
         for c in range(job.compute):
             execute(job, table + c, c, thread)
-        team_barrier(&job.team)
+        if not job.apart:
+            team_barrier(&job.team)
         if job.threads > 1:
             look_at_clock(job, job.compute - 1, thread)
         if not take_sums(job, thread, step.rows, epoch):
@@ -240,13 +279,15 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
         if thread == 0:
             if job.update:
                 job.progress[0] = s + 1
-            if s + 1 < job.last and team_now() >= job.deadline:
+            # Threads that are apart stop a step later: all have met by then, and know.
+            if s + 1 + job.apart < job.last and job.stop < 0 and team_now() >= job.deadline:
                 job.status = 1
-                job.stop = 1
-        team_barrier(&job.team)
+                job.stop = s + job.apart
+        if not job.apart:
+            team_barrier(&job.team)
         if job.update and job.threads > 1:
             look_at_clock(job, job.calls - 1, thread)
-        if job.stop:
+        if 0 <= job.stop <= s:
             return
 
 
@@ -254,15 +295,17 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
         int64_t rows, int64_t batch, int64_t first, int64_t last, int64_t updates=0,
         int64_t epochs=0, uint64_t seed=0, int64_t[::1] order=None, uint32_t[::1] keys=None,
         int64_t[::1] order_epoch=None, double seconds=1e9, double[::1] times=None,
-        bint update=True, int64_t[::1] progress=None, views=None):
+        bint update=True, int64_t[::1] progress=None, views=None, moves=None):
     """Run steps ``first`` to ``last`` and return ``(status, next step)``.
 
     ``full`` and ``partial`` are CALL arrays of shape (threads, calls) for a whole and for the last
-    batch, ``steps`` a STEP array with one entry per thread, ``sums`` a SUM array. ``views`` are
-    two VIEW arrays of shape (threads, views), for a whole and for the last batch; calls without a
-    kernel are left out. After ``seconds`` the run ends before its next step; without ``update``
-    only the first ``compute`` calls run. ``progress`` holds the next step at any time. The GIL is
-    released throughout.
+    batch, ``steps`` a STEP array with one entry per thread, ``sums`` a SUM array of shape
+    (1, sums), or (threads, sums) where each thread computes all of them. ``views`` are two VIEW
+    arrays of shape (threads, views), for a whole and for the last batch; calls without a kernel are
+    left out. ``moves``, a MOVE array of shape (threads, moves), is what threads copy to memory of
+    their own before the first step, and back after the last. After ``seconds`` the run ends before
+    its next step, or the one after that; without ``update`` only the first ``compute`` calls run.
+    ``progress`` holds the next step at any time. The GIL is released throughout.
     """
     cdef Job job
     cdef int error, thread
@@ -270,8 +313,12 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
     views, partial_views = views or (np.zeros((len(full), 0), VIEW),) * 2
     assert views.dtype == partial_views.dtype == VIEW and len(views) == len(full)
     assert views.shape == partial_views.shape
+    if moves is None:
+        moves = np.zeros((len(full), 0), MOVE)
+    assert moves.dtype == MOVE and len(moves) == len(full)
     assert full.shape == partial.shape and len(steps) == len(full) <= most_threads
-    assert compute <= full.shape[1] and totals.shape[1] == len(sums)
+    assert compute <= full.shape[1] and totals.shape[1] == sums.shape[1]
+    assert len(sums) in (1, len(full))
     assert 0 <= first and last <= totals.shape[0] * ((rows + batch - 1) // batch) and batch > 0
     job.threads = <int>len(steps)
     job.split = split
@@ -281,10 +328,13 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
     job.compute = compute
     job.steps = <Step*>address_of(steps)
     job.sums = <const Sum*>address_of(sums)
-    job.n_sums = len(sums)
+    job.n_sums = sums.shape[1]
+    job.apart = len(sums) > 1
     job.views[0] = <const View*>address_of(views)
     job.views[1] = <const View*>address_of(partial_views)
     job.n_views = views.shape[1]
+    job.moves = <const Move*>address_of(moves)
+    job.n_moves = moves.shape[1]
     job.rows = rows
     job.batch = batch
     job.first = first
@@ -310,7 +360,7 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
     progress[0] = first
     job.progress = &progress[0]
     job.update = update
-    job.stop = 0
+    job.stop = -1
     job.status = 0
     with nogil:
         job.deadline = team_now() + seconds

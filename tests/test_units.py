@@ -1,0 +1,288 @@
+"""A network with one hidden layer on several threads: each has its part of the units."""
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+from fastnn import layers as L
+from fastnn import training
+from fastnn.compiler import split
+
+FEATURES, CLASSES, BATCH = 30, 3, 32
+BACKENDS = ["cython", "numba"]
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch):
+    """Units are divided wherever they can be: whether that is fastest does not matter here."""
+    choose = split.choose
+
+    def chosen(*arguments, threads=2, exchanged=None, **options):
+        found = choose(*arguments, exchanged=exchanged, **options)
+        can = exchanged is not None and found.threads > 1
+        return split.Split("units", found.threads, "a test") if can else found
+
+    monkeypatch.setattr(fnn.compiler, "choose", chosen)
+
+
+def make(units=48, backend="cython", threads=2, outputs=CLASSES, layers=None, **options):
+    options = {"loss": "cross_entropy", "optimizer": "adam", "dtype": "float64"} | options
+    if layers is None:
+        last = {"cross_entropy": "softmax", "binary_cross_entropy": "sigmoid"}
+        activation = last.get(options["loss"], "identity")
+        layers = [L.Dense(units, "tanh"), L.Dense(outputs, activation)]
+    model = fnn.Sequential([fnn.Input(FEATURES), *layers], seed=1)
+    threads = None if backend == "numpy" else threads
+    model.compile(backend=backend, threads=threads, **options)
+    return model
+
+
+def data(rows=3 * BATCH + 5, dtype="float64"):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(rows, FEATURES)).astype(dtype), rng.integers(0, CLASSES, rows)
+
+
+def runner_of(model):
+    (runner,) = (r for r in model._runners.values() if r.program.purpose == "train")
+    return runner
+
+
+def mode(model, X=None, y=None):
+    if X is None:
+        X, y = data()
+    model.fit(X, y, batch_size=BATCH, verbose=0)
+    return runner_of(model).program.split.mode
+
+
+def agree(model, other, tolerance=1e-10):
+    for a, b in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+    assert list(model.history.history) == list(other.history.history)
+    for name, values in model.history.history.items():
+        np.testing.assert_allclose(values, other.history.history[name], rtol=tolerance)
+
+
+# ------------------------------------------------------------------ the same training
+
+TASKS = {
+    "labels": {"metrics": ["accuracy"]},
+    "one-hot": {},
+    "numbers": {"loss": "mean_squared_error"},
+    "yes or no": {"loss": "binary_cross_entropy", "outputs": 1},
+    "activated": {
+        "loss": "mean_absolute_error",
+        "layers": [L.Dense(32, "elu"), L.Dense(3, "tanh")],
+    },
+    "no bias": {
+        "layers": [L.Dense(48, use_bias=False), L.Dense(CLASSES, "softmax", use_bias=False)]
+    },
+    "coupled decay": {"optimizer": fnn.optimizers.Momentum(0.1, weight_decay=0.01)},
+    "decay by time": {
+        "optimizer": fnn.optimizers.AdamW(
+            fnn.schedules.LinearDecay(0.01, 1e-4, 12), weight_decay=0.1
+        )
+    },
+}
+
+
+def targets(name):
+    X, y = data()
+    if name in ("labels", "no bias", "coupled decay", "decay by time"):
+        return X, y
+    return X, (y == 1).astype(float)[:, None] if name == "yes or no" else np.eye(CLASSES)[y]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", TASKS)
+def test_it_trains_as_one_thread_does(name, backend):
+    if backend == "numba":
+        pytest.importorskip("numba")
+    X, y = targets(name)
+    rng = np.random.default_rng(1)
+    weights = rng.uniform(0.5, 2.0, len(X)) if name in ("labels", "numbers") else None
+    found = []
+    for one in ("numpy", backend):
+        model = make(backend=one, **TASKS[name])
+        model.fit(X, y, batch_size=BATCH, epochs=5, sample_weight=weights, verbose=0)
+        found.append(model)
+    assert runner_of(model).program.split.mode == "units"
+    agree(*found)
+
+
+@pytest.mark.parametrize("optimizer", sorted(fnn.optimizers.OPTIMIZERS))
+def test_every_optimizer(optimizer):
+    X, y = data()
+    rule = fnn.optimizers.OPTIMIZERS[optimizer](learning_rate=0.01)
+    found = [make(backend=b, optimizer=rule) for b in ("numpy", "cython")]
+    for model in found:
+        model.fit(X, y, batch_size=BATCH, epochs=3, verbose=0)
+    assert runner_of(found[1]).program.split.mode == "units"
+    agree(*found)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4])
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_threads_and_rows(threads, shuffle, dtype):
+    """Also rows that are read where they lie, and a last batch of five."""
+    X, y = data(dtype=dtype)
+    found = []
+    for backend in ("numpy", "cython"):
+        model = make(192, backend, threads, dtype=dtype)
+        model.fit(X, y, batch_size=BATCH, epochs=4, shuffle=shuffle, verbose=0)
+        found.append(model)
+    program = runner_of(model).program
+    assert (program.split.mode, program.split.threads) == ("units", threads)
+    agree(*found, 1e-10 if dtype == "float64" else 2e-5)
+
+
+def test_the_same_bits_every_time():
+    """Of more threads than there may be processors, which are never at the same place."""
+    X, y = data(dtype="float32")
+    found = []
+    for _ in range(4):
+        model = make(96, threads=3, dtype="float32")
+        model.fit(X, y, batch_size=8, epochs=100, verbose=0)
+        found.append(model.parameters.copy())
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+# ------------------------------------------------------------------ what is seen between steps
+
+
+def test_weights_are_the_model_s_between_runs():
+    """What is set is trained further, and what was trained is seen: by callbacks and one step."""
+    X, y = data()
+    seen = []
+
+    class Look(fnn.callbacks.Callback):
+        def on_epoch_end(self, model, epoch, logs):
+            seen.append((model.parameters.copy(), model.evaluate(X, y)["loss"]))
+
+    for backend in ("numpy", "cython"):
+        model = make(backend=backend)
+        model.fit(X, y, batch_size=BATCH, epochs=2, callbacks=[Look()], verbose=0)
+        model.set_weights([w * 0.5 for w in model.get_weights()])
+        for start in (0, BATCH):
+            model.train_on_batch(X[start : start + BATCH], y[start : start + BATCH])
+            seen.append((model.parameters.copy(), model.evaluate(X, y)["loss"]))
+    for (a, loss), (b, other) in zip(seen[:4], seen[4:], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(loss, other, rtol=1e-10)
+
+
+@pytest.mark.parametrize("steps", [2, 3, 7])
+def test_runs_may_end_at_any_step(steps, monkeypatch):
+    """A run whose time is over ends after a step that all threads have done."""
+    X, y = data(rows=steps * BATCH)
+    whole, cut = make(), make()
+    whole.fit(X, y, batch_size=BATCH, epochs=5, verbose=0)
+    monkeypatch.setattr(training, "SLICE", 0.0)
+    runs = []
+    run = type(runner_of(whole)).run
+
+    def counted(self, *arguments, **options):
+        runs.append(options["first"])
+        return run(self, *arguments, **options)
+
+    monkeypatch.setattr(type(runner_of(whole)), "run", counted)
+    cut.fit(X, y, batch_size=BATCH, epochs=5, verbose=0)
+    assert len(set(runs)) > 2  # each of a step or two
+    np.testing.assert_array_equal(cut.parameters, whole.parameters)
+    assert cut.history.history == whole.history.history
+
+
+@pytest.mark.parametrize("backend", ["numpy", "cython"])
+def test_a_lost_loss(backend):
+    X, y = data()
+    X[2 * BATCH + 3] = 1e200  # squared by the loss
+    model = make(backend=backend, loss="mean_squared_error", layers=[L.Dense(32), L.Dense(CLASSES)])
+    with pytest.raises(fnn.NonFiniteLoss, match="step 2 ") as raised:
+        model.fit(X, np.eye(CLASSES)[y], batch_size=BATCH, shuffle=False, verbose=0)
+    assert raised.value.step == 2
+    expected = make(backend="numpy", loss="mean_squared_error",
+                    layers=[L.Dense(32), L.Dense(CLASSES)])  # fmt: skip
+    # The loss of step 1 was the last finite one: that of the weights after step 0.
+    expected.fit(X[:BATCH], np.eye(CLASSES)[y][:BATCH], batch_size=BATCH, shuffle=False, verbose=0)
+    assert np.isfinite(model.parameters).all()
+    np.testing.assert_allclose(model.parameters, expected.parameters, rtol=1e-10, atol=1e-12)
+
+
+def test_many_models_train_to_the_same_bits_as_alone():
+    X, y = data()
+    together, alone = ([make(units) for units in (32, 64)] for _ in range(2))
+    fnn.fit_many(together, X, y, batch_size=BATCH, epochs=3, verbose=0)
+    for one, other in zip(together, alone, strict=True):
+        other.fit(X, y, batch_size=BATCH, epochs=3, verbose=0)
+        assert runner_of(other).program.split.mode == "units"
+        np.testing.assert_array_equal(one.parameters, other.parameters)
+
+
+# ------------------------------------------------------------------ which networks
+
+HIDDEN = [L.Dense(32, "relu"), L.Dense(CLASSES, "softmax")]
+OTHERS = {
+    "no hidden layer": {"layers": [HIDDEN[1]]},
+    "two hidden layers": {"layers": [L.Dense(32, "relu"), *HIDDEN]},
+    "dropout": {"layers": [HIDDEN[0], L.Dropout(0.1), HIDDEN[1]]},
+    "batch normalization": {"layers": [HIDDEN[0], L.BatchNormalization(), HIDDEN[1]]},
+    "softmax inside": {"layers": [L.Dense(32, "softmax"), HIDDEN[1]]},
+    "a penalty": {"layers": [L.Dense(32, "relu", kernel_regularizer=0.01), HIDDEN[1]]},
+    "a constraint": {
+        "layers": [L.Dense(32, kernel_constraint=fnn.constraints.MaxNorm(1.0)), HIDDEN[1]]
+    },
+    "clipping": {"optimizer": fnn.optimizers.SGD(0.1, clip_norm=1.0)},
+    "averaged weights": {"optimizer": fnn.optimizers.SGD(0.1, ema=0.9)},
+    "units that leave a rest": {"units": 49},
+    "few units": {"units": 30},
+    "results for any threads": {"deterministic": "any-threads"},
+    "one thread": {"threads": 1},
+}
+
+
+def test_which_networks_are_divided():
+    assert mode(make()) == "units"
+    assert mode(make(32)) == "units"
+    for name, options in OTHERS.items():
+        assert mode(make(**options)) != "units", name
+    # Gradients of many rows are stored before weights are updated.
+    model = make()
+    model.fit(*data(rows=600), batch_size=600, verbose=0)
+    assert runner_of(model).program.split.mode != "units"
+
+
+def test_one_layer_used_twice_is_not_divided():
+    x = fnn.Input(FEATURES)
+    shared = L.Dense(FEATURES, "tanh")
+    model = fnn.Model(x, L.Dense(CLASSES, "softmax")(shared(shared(x))))
+    model.compile("cross_entropy", threads=2)
+    assert mode(model) != "units"
+
+
+def test_hidden_units_that_something_else_reads_are_not_divided():
+    x = fnn.Input(FEATURES)
+    hidden = L.Dense(32, "relu")(x)
+    model = fnn.Model(x, [L.Dense(CLASSES, "softmax")(hidden) for _ in range(2)])
+    model.compile("cross_entropy", threads=2)
+    X, y = data()
+    assert mode(model, X, [y, y]) != "units"
+
+
+# ------------------------------------------------------------------ its program
+
+
+def test_the_program():
+    model = make(48)
+    assert mode(model) == "units"
+    program = runner_of(model).program
+    program.verify()
+    program.unsharded().verify()
+    size = (FEATURES + 1 + CLASSES) * 24 + CLASSES
+    assert program.parameters == size and program.unsharded().parameters == model.parameters.size
+    assert program.peak_bytes["threads' own weights and state"] == 2 * 3 * 8 * size
+    text = str(model.explain(BATCH))
+    assert "units" in text and f"2xBx{CLASSES} {CLASSES} -> Bx{CLASSES}" in text
+    names = [row[2] for row in model.explain(BATCH).rows]
+    assert names.count("sum_parts") == 1 and names.count("dense_update[adam]") == 2
+    assert len(model.profile(*data(), batch_size=BATCH, seconds=0.01).rows) == len(names) + 1
