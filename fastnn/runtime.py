@@ -6,7 +6,6 @@ flat parameters and the optimizer's state belong to the model and are only refer
 
 from __future__ import annotations
 
-import math
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -443,17 +442,11 @@ class NativeRunner(Runner):
             moves.append([])
             for theirs, mine in zip(self.state.arrays, owned, strict=False):
                 for part in self.program.parts:
-                    rows, columns = 1, math.prod(part.own.shape)
-                    start, stride = part.whole.offset, math.prod(part.whole.shape)
-                    if part.axis == 1:
-                        rows, columns = part.own.shape
-                        stride = part.whole.shape[1]
-                    if part.axis is not None:
-                        start += thread * columns
+                    start, rows, length, stride = part.place(thread)
                     moves[-1].append((
                         address_of(theirs) + start * self._item,
                         address_of(mine) + part.own.offset * self._item,
-                        rows, columns * self._item, stride * self._item,
+                        rows, length * self._item, stride * self._item,
                         part.axis is not None or thread == 0,
                     ))  # fmt: skip
         return np.array(moves, executor.MOVE).reshape(self.program.split.threads, -1)

@@ -26,6 +26,15 @@ class Part:
     own: Tensor
     axis: int | None
 
+    def place(self, thread: int) -> tuple[int, int, int, int]:
+        """A thread's part among the model's parameters: where it starts, how many runs of numbers
+        it has, how long each is, and how far from one to the next."""
+        columns = self.axis == 1
+        runs = self.own.shape[0] if columns else 1
+        length = math.prod(self.own.shape) // runs
+        start = self.whole.offset + (thread * length if self.axis is not None else 0)
+        return start, runs, length, self.whole.shape[1] if columns else length
+
 
 @dataclass(frozen=True)
 class Divided:
