@@ -5,9 +5,9 @@ cdef extern from "rows.h" nogil:
     void convert_row(int code, const char* source, int64_t stride, real* to, int64_t n, real scale,
                      real offset)
     void prefetch_row(const char* row, int64_t octets)
-
-cdef enum:
-    ROWS_AHEAD = 16  # how many rows before it is read a row is asked for
+    void gather_rows(const char* rows, const int64_t* order, int64_t stride, int64_t first,
+                     int64_t end, int64_t n, real scale, real offset, real* to)
+    int OWN_CODE, ROWS_AHEAD
 
 cdef struct Source:
     const char* rows
@@ -48,6 +48,10 @@ cdef void gather(const Call* call, int thread, int threads) noexcept nogil:
     cdef int code = <int>call.sizes[3]
     cdef real scale = <real>call.constants[0], offset = <real>call.constants[1]
     cdef real* x = <real*>call.buffers[1] + source.row * columns
+    if code == OWN_CODE and stride == sizeof(real):
+        gather_rows(source.rows, source.order, source.stride, source.first, source.end, columns,
+                    scale, offset, x)
+        return
     for r in range(source.first, source.end):
         prefetch_row(later_row(&source, r), columns * stride)
         convert_row(code, row_of(&source, r), stride, x, columns, scale, offset)

@@ -34,6 +34,7 @@ typedef struct {
     __attribute__((aligned(64))) int arrived;
     __attribute__((aligned(64))) int phase;
     __attribute__((aligned(64))) int gate; /* 0 wait, 1 go, 2 give up */
+    __attribute__((aligned(64))) int left; /* threads that will not touch this any more */
     TeamWork work;
     void *shared;
 } Team;
@@ -69,7 +70,6 @@ typedef struct {
     Team *team;
     int thread;
     int from; /* the processor that thread 0 runs on */
-    pthread_t handle;
 } TeamMember;
 
 /* Move the calling thread to the processor `places` after `from` among those it may use, and leave it
@@ -85,6 +85,7 @@ static void team_spread(int from, int places) {
         cpu = (cpu + 1) % CPU_SETSIZE;
         if (CPU_ISSET(cpu, &allowed)) places--;
     }
+    if (cpu == sched_getcpu()) return;
     CPU_ZERO(&one);
     CPU_SET(cpu, &one);
     if (sched_setaffinity(0, sizeof one, &one) == 0)
@@ -96,21 +97,23 @@ static void team_spread(int from, int places) {
 }
 
 static void *team_main(void *argument) {
-    TeamMember *member = (TeamMember *)argument;
+    const TeamMember member = *(const TeamMember *)argument;
     int gate, spins = 0;
-    team_spread(member->from, member->thread);
-    while ((gate = __atomic_load_n(&member->team->gate, __ATOMIC_ACQUIRE)) == 0) team_relax(&spins);
-    if (gate == 1) member->team->work(member->team->shared, member->thread);
+    team_spread(member.from, member.thread);
+    while ((gate = __atomic_load_n(&member.team->gate, __ATOMIC_ACQUIRE)) == 0) team_relax(&spins);
+    if (gate == 1) member.team->work(member.team->shared, member.thread);
+    __atomic_add_fetch(&member.team->left, 1, __ATOMIC_RELEASE);
     return NULL;
 }
 
 /* Run work(shared, t) for t in 0..threads-1, t = 0 on the calling thread. 0, or an errno. */
 static int team_run(Team *team, int threads, TeamWork work, void *shared) {
     TeamMember members[TEAM_MOST];
+    pthread_t handle;
     sigset_t all, before;
-    int error = 0, started = 1;
+    int error = 0, started = 1, spins = 0;
     team->threads = threads;
-    team->arrived = team->phase = team->gate = 0;
+    team->arrived = team->phase = team->gate = team->left = 0;
     team->work = work;
     team->shared = shared;
     /* Signals are the calling thread's: Python handles them there. */
@@ -124,13 +127,15 @@ static int team_run(Team *team, int threads, TeamWork work, void *shared) {
 #else
         members[started].from = -1;
 #endif
-        error = pthread_create(&members[started].handle, NULL, team_main, &members[started]);
+        error = pthread_create(&handle, NULL, team_main, &members[started]);
+        if (!error) pthread_detach(handle);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error) started--; /* the last one does not exist */
     __atomic_store_n(&team->gate, error ? 2 : 1, __ATOMIC_RELEASE);
     if (!error) work(shared, 0);
-    for (int t = 1; t < started; t++) pthread_join(members[t].handle, NULL);
+    /* They end by themselves: to sleep until they have takes longer than they do. */
+    while (__atomic_load_n(&team->left, __ATOMIC_ACQUIRE) < started - 1) team_relax(&spins);
     return error;
 }
 #else
