@@ -134,7 +134,7 @@ class NativeCalls:
             self._table,
             self._table,
             self._step,
-            np.zeros(0, executor.SUM),
+            np.zeros((1, 0), executor.SUM),
             np.zeros((1, 0)),
             compute=len(times),
             split=False,

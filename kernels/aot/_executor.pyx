@@ -310,6 +310,7 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
     cdef Job job
     cdef int error, thread
     assert full.dtype == CALL and steps.dtype == STEP and sums.dtype == SUM
+    assert full.ndim == sums.ndim == 2
     views, partial_views = views or (np.zeros((len(full), 0), VIEW),) * 2
     assert views.dtype == partial_views.dtype == VIEW and len(views) == len(full)
     assert views.shape == partial_views.shape
