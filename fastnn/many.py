@@ -160,8 +160,8 @@ class _Job:
         return float(self.epochs) * len(self.data) * network.size
 
     @property
-    def divides_rows(self) -> bool:
-        """Whether threads divide its batches, which may decide how gradients are summed."""
+    def divides_steps(self) -> bool:
+        """Whether threads divide its steps in a way that may decide how numbers are summed."""
         assert self.loop is not None
         return self.loop.runner.program.split.threads > 1
 
@@ -302,7 +302,7 @@ def _run(jobs: Sequence[_Job], threads: int, progress: _Together) -> None:
     ) as pool:
         try:
             for job in order:
-                if not job.divides_rows:
+                if not job.divides_steps:
                     futures.append(pool.submit(job.train, progress))
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
@@ -311,7 +311,7 @@ def _run(jobs: Sequence[_Job], threads: int, progress: _Together) -> None:
         if not future.cancelled():
             future.result()
     for job in order:
-        if job.divides_rows:
+        if job.divides_steps:
             job.train(progress)
 
 

@@ -234,7 +234,7 @@ class Model:
             Results are the same, bit for bit, from run to run at a fixed number of threads (of a
             tuned model: once all its kernels are compiled).
             ``"any-threads"`` makes them the same for every number of threads: threads then share
-            each op and never divide the rows of a batch, which is slower for small layers.
+            each op and never divide a step in another way, which is slower for small layers.
         verbose
             1 prints which kernels are compiled and how long that took: when the model first runs,
             for only then the size of a batch is known.

@@ -315,7 +315,7 @@ class NativeRunner(Runner):
         self.name = ", ".join(dict.fromkeys(k.name for k in (kernels, *others.values())))
         plan, split = program.plan, program.split
         self._shards = split.threads if split.mode == "shard" else 1
-        self._by_units = program.whole is not None
+        self._by_units = program.by_units
         self._item = np.dtype(program.dtype).itemsize
         self._gradients = aligned(self._shards * program.gradients, program.dtype)
         self._arenas = [aligned(plan.arena_bytes) for _ in range(program.copies)]
@@ -331,7 +331,7 @@ class NativeRunner(Runner):
         ]
         self._moves = self._own_moves()
         self._scratch = [aligned(scratch) for _ in range(split.threads)]
-        self._steps = np.zeros(split.threads, executor.STEP)
+        self._steps = aligned(split.threads, executor.STEP)
         self._steps["scratch"] = [address_of(s) for s in self._scratch]
         self._sums = np.zeros((len(self._results), len(program.sums)), executor.SUM)
         for results, line in zip(self._results, self._sums, strict=True):
@@ -622,7 +622,7 @@ class NativeRunner(Runner):
         return np.array(views, executor.VIEW).reshape(len(table), -1)
 
     def _waits(self, left_out: tuple[int, ...]) -> list[bool]:
-        """Of each call, whether threads that share it meet before it."""
+        """Of each call, whether threads meet before it."""
         if left_out not in self._meetings:
             self._meetings[left_out] = waits(self.program, left_out)
         return self._meetings[left_out]

@@ -17,9 +17,9 @@ def always(monkeypatch):
     """Units are divided wherever they can be: whether that is fastest does not matter here."""
     choose = split.choose
 
-    def chosen(*arguments, threads=2, exchanged=None, **options):
-        found = choose(*arguments, exchanged=exchanged, **options)
-        can = exchanged is not None and found.threads > 1
+    def chosen(*arguments, moved=None, **options):
+        found = choose(*arguments, moved=moved, **options)
+        can = moved is not None and found.threads > 1
         return split.Split("units", found.threads, "a test") if can else found
 
     monkeypatch.setattr(fnn.compiler, "choose", chosen)
@@ -77,6 +77,10 @@ TASKS = {
         "layers": [L.Dense(48, use_bias=False), L.Dense(CLASSES, "softmax", use_bias=False)]
     },
     "coupled decay": {"optimizer": fnn.optimizers.Momentum(0.1, weight_decay=0.01)},
+    "mixtures": {"mixup": 0.3},
+    "noise on the inputs": {
+        "layers": [L.GaussianNoise(0.1), L.Dense(32, "relu"), L.Dense(CLASSES, "softmax")]
+    },
     "decay by time": {
         "optimizer": fnn.optimizers.AdamW(
             fnn.schedules.LinearDecay(0.01, 1e-4, 12), weight_decay=0.1
@@ -87,7 +91,7 @@ TASKS = {
 
 def targets(name):
     X, y = data()
-    if name in ("labels", "no bias", "coupled decay", "decay by time"):
+    if TASKS[name].get("loss", "cross_entropy") == "cross_entropy" and name != "one-hot":
         return X, y
     return X, (y == 1).astype(float)[:, None] if name == "yes or no" else np.eye(CLASSES)[y]
 
@@ -100,10 +104,11 @@ def test_it_trains_as_one_thread_does(name, backend):
     X, y = targets(name)
     rng = np.random.default_rng(1)
     weights = rng.uniform(0.5, 2.0, len(X)) if name in ("labels", "numbers") else None
-    found = []
+    found, options = [], dict(TASKS[name])
+    mixup = options.pop("mixup", 0.0)
     for one in ("numpy", backend):
-        model = make(backend=one, **TASKS[name])
-        model.fit(X, y, batch_size=BATCH, epochs=5, sample_weight=weights, verbose=0)
+        model = make(backend=one, **options)
+        model.fit(X, y, batch_size=BATCH, epochs=5, sample_weight=weights, mixup=mixup, verbose=0)
         found.append(model)
     assert runner_of(model).program.split.mode == "units"
     agree(*found)
@@ -128,7 +133,7 @@ def test_threads_and_rows(threads, shuffle, dtype):
     X, y = data(dtype=dtype)
     found = []
     for backend in ("numpy", "cython"):
-        model = make(192, backend, threads, dtype=dtype)
+        model = make(96, backend, threads, dtype=dtype)
         model.fit(X, y, batch_size=BATCH, epochs=4, shuffle=shuffle, verbose=0)
         found.append(model)
     program = runner_of(model).program
@@ -170,6 +175,20 @@ def test_weights_are_the_model_s_between_runs():
     for (a, loss), (b, other) in zip(seen[:4], seen[4:], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(loss, other, rtol=1e-10)
+
+
+def test_batches_of_several_sizes_in_turn():
+    """Each size has memory of its own, and all go on with the same weights."""
+    X, y = data()
+    found = []
+    for backend in ("numpy", "cython"):
+        model = make(backend=backend)
+        for size in (BATCH, 16, BATCH, 50, 16):
+            model.fit(X, y, batch_size=size, epochs=2, verbose=0)
+        found.append(model)
+    runners = [r for r in model._runners.values() if r.program.purpose == "train"]
+    assert [r.program.split.mode for r in runners] == ["units"] * 3
+    agree(*found)
 
 
 @pytest.mark.parametrize("steps", [2, 3, 7])
@@ -236,6 +255,7 @@ OTHERS = {
     "averaged weights": {"optimizer": fnn.optimizers.SGD(0.1, ema=0.9)},
     "units that leave a rest": {"units": 49},
     "few units": {"units": 30},
+    "much to copy": {"units": 512},
     "results for any threads": {"deterministic": "any-threads"},
     "one thread": {"threads": 1},
 }

@@ -20,7 +20,7 @@ from .parts import divide_inputs
 from .plan import item_size, plan
 from .program import Cost, Program
 from .split import Split, available_threads, choose
-from .units import divide_units
+from .units import MOST_BYTES, divide_units
 
 __all__ = [
     "PENALTY",
@@ -282,9 +282,11 @@ def compile_program(
     giving each thread its own rows. ``terms`` asks one thread for the sums of so many.
     """
     graph = fuse(build_graph(network, purpose))
-    updated = fuse_update(graph, batch)
-    divided = divide_units(updated, threads) if not any_threads else None
-    item = item_size("real", dtype)
+    states = len(purpose.optimizer.slots) if purpose.kind == "train" else 0
+    updated, item = fuse_update(graph, batch), item_size("real", dtype)
+    divided = None
+    if not any_threads and network.size * (1 + states) * item <= MOST_BYTES:
+        divided = divide_units(updated, threads)
     outline = _program(graph, network, purpose, batch, dtype, Split("one", 1, "one thread"))
     split = choose(
         sum(outline.cost(n, batch).flops for n in graph.nodes if n.phase != "update"),
@@ -297,7 +299,7 @@ def compile_program(
         can_shard=purpose.kind != "gradients"
         and not any_threads
         and not any(n.op.whole for n in graph.nodes),
-        exchanged=divided.exchanged * batch * item if divided is not None else None,
+        moved=divided.moved * batch * item if divided is not None else None,
         forced=forced,
     )
     if split.mode == "units":

@@ -16,11 +16,11 @@ Run = tuple[tuple[str, int | str], int, int]
 def waits(program: Program, without: Collection[int] = ()) -> list[bool]:
     """Of each call, whether threads meet before it; ``without`` are calls that are left out.
 
-    They do where it touches memory that a call since they last met has written, or writes what one
-    has touched: each thread may have done another part of that call. They also meet before the loss
-    is looked at, and at the end of a step.
+    Where they share calls, they do if it touches memory that a call since they last met has
+    written, or writes what one has touched: each thread may have done another part of that call.
+    They also meet before the loss is looked at, and at the end of a step.
     """
-    if program.split.mode == "units":  # where each needs the terms of all
+    if program.by_units:  # where each needs the terms of all
         return [any(t and t.region == "exchange" for t in n.inputs) for n in program.nodes]
     if program.split.mode != "split":
         return [False] * len(program.nodes)

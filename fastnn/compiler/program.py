@@ -77,6 +77,11 @@ class Program:
         return self.parameters if stored else 0
 
     @property
+    def by_units(self) -> bool:
+        """Whether each thread has its own hidden units, and knows all results by itself."""
+        return self.whole is not None
+
+    @property
     def copies(self) -> int:
         """How many arenas there are: one for each thread that runs every call by itself."""
         return self.split.threads if self.split.mode in ("shard", "units") else 1
@@ -120,7 +125,7 @@ class Program:
                 tensor_bytes(t, rows, self.dtype) for t in written_tensors if t is not None
             )
         # Where units are divided, the calls are those of each thread.
-        times = self.split.threads if self.whole is not None else 1
+        times = self.split.threads if self.by_units else 1
         return Cost(node.op.flops(node.op.dims(shapes)) * times, touched * times)
 
     def flops(self, rows: int | None = None) -> float:
@@ -140,10 +145,10 @@ class Program:
             "buffers": self.buffers * size,
             "optimizer state": parameters * size * self.states,
             "last good weights": kept * size * (self.purpose == "train"),
-            "threads' own weights and state": own * size * (self.whole is not None),
+            "threads' own weights and state": own * size * self.by_units,
             "arena": self.plan.arena_bytes * self.copies,
             "exchanged": 2 * self.exchanged,
-            "results": self.plan.rows_bytes * (self.copies if self.whole is not None else 1),
+            "results": self.plan.rows_bytes * (self.copies if self.by_units else 1),
             "scratch": self.scratch,
         }
 
@@ -177,6 +182,17 @@ class Program:
             if result.tensor not in written:
                 raise ValueError(f"{result.name} is summed but never written")
         self._verify_memory()
+        if self.by_units:
+            self._verify_meeting()
+
+    def _verify_meeting(self) -> None:
+        """Threads with units of their own meet once a step: one barrier must be enough."""
+        readers = [n for n in self.nodes if any(t and t.region == "exchange" for t in n.inputs)]
+        if len(readers) != 1:
+            raise ValueError(f"expected one call that reads what is exchanged, got {len(readers)}")
+        for i, node in enumerate(self.nodes):
+            if node.op.shared:
+                raise ValueError(f"call {i} ({node.op.name}): threads that do not wait share it")
 
     def _verify_updates(self) -> None:
         """Every parameter has one gradient, and none is read once it has been updated."""

@@ -46,13 +46,13 @@ def choose(
     itemsize: int,
     threads: int,
     can_shard: bool = True,
-    exchanged: float | None = None,
+    moved: float | None = None,
     forced: bool = False,
 ) -> Split:
     """The best way to divide a step over up to ``threads`` threads.
 
-    ``flops`` and ``calls`` are those of forward and backward for ``rows`` rows; ``exchanged`` are
-    the bytes that move where hidden units can be divided; ``forced`` takes all the threads that
+    ``flops`` and ``calls`` are those of forward and backward for ``rows`` rows; ``moved`` are
+    the bytes that do where hidden units can be divided; ``forced`` takes all the threads that
     were asked for, by the best of the ways.
     """
     if threads == 1:
@@ -63,9 +63,10 @@ def choose(
     if can_shard and rows >= threads:
         # Each thread's products are lower, which costs a little; gradients pass once per thread.
         candidates["shard"] = alone / threads + 2 * BARRIER + gradient_traffic
-    if exchanged is not None:
-        # They meet once; the rest is what each computes that else would be divided.
-        candidates["units"] = alone / threads + 4 * BARRIER + exchanged / BYTES
+    if moved is not None:
+        # Threads meet once. What each computes of the output that else would be divided takes about
+        # as long as three times more: dividing the rows is then faster where it was measured to be.
+        candidates["units"] = alone / threads + 4 * BARRIER + moved / BYTES
     mode = min(candidates, key=lambda m: candidates[m])
     gain = alone / candidates[mode] if candidates[mode] else 1.0
     if gain < LEAST_GAIN and not forced:

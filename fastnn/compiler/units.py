@@ -11,6 +11,10 @@ from .graph import Graph, Node, Tensor
 #: Units of a thread: fewer do not fill the registers of a product.
 LEAST_UNITS = 16
 
+#: Bytes of weights and state up to which it pays: they are copied whenever a native call begins and
+#: ends, and those of larger networks are shared as well (784-128-10 takes as long either way).
+MOST_BYTES = 1 << 17
+
 #: Memory of the model's own, which threads would change for each other.
 LASTING = {"parameters", "gradients", "state", "buffers"}
 
@@ -40,13 +44,13 @@ class Part:
 class Divided:
     """The step of one of some threads, and what parameters it has.
 
-    ``exchanged`` are the numbers for each row that a thread reads beside its part of all: the rest
-    of the inputs, and the terms of the output.
+    ``moved`` are the numbers for each row that a thread reads beside its part of all: the rest of
+    the inputs, and the terms of the output.
     """
 
     graph: Graph
     parts: tuple[Part, ...]
-    exchanged: int
+    moved: int
 
     @property
     def size(self) -> int:
@@ -121,16 +125,21 @@ def _two_layers(graph: Graph) -> tuple[Node, Node, Tensor, Tensor] | None:
         return None
     (first, second), (back,) = named["dense"], named["dense_dx"]
     (h,), (dh,) = first.outputs, back.outputs
-    w, v, dz = first.inputs[1], second.inputs[1], back.inputs[0]
+    w, b, v, c = (*first.inputs[1:], *second.inputs[1:])
     assert h is not None and dh is not None and w is not None and v is not None
-    places = {(n.inputs[0], n.inputs[1], getattr(n.inputs[2], "offset", None))
-              for n in named["dense_update"]}  # fmt: skip
+    if any(t is not None and t.region != "parameters" for t in (w, b, v, c)):
+        return None
+
+    def places(*tensors: Tensor | None) -> tuple[int | None, ...]:
+        return tuple(t.offset if t is not None else None for t in tensors)
+
+    updated = {(n.inputs[0], n.inputs[1], *places(*n.inputs[2:4])) for n in named["dense_update"]}
     fits = (
         second.inputs[0] is h
         and w.offset != v.offset
-        and getattr(back.inputs[1], "offset", None) == v.offset
+        and places(back.inputs[1]) == places(v)
         and back.inputs[3] is None
-        and places == {(first.inputs[0], dh, w.offset), (h, dz, v.offset)}
+        and updated == {(first.inputs[0], dh, *places(w, b)), (h, back.inputs[0], *places(v, c))}
     )
     readers = {id(node) for nodes in named.values() for node in nodes}
     touched = any(t in (h, dh) for n in graph.nodes if id(n) not in readers for t in n.operands)

@@ -23,6 +23,7 @@ cdef extern from "abi.h" nogil:
         double rate
         double* rule
         void* scratch
+        int64_t unused
     ctypedef struct Call
     ctypedef void (*Kernel)(const Call*, int, int) noexcept nogil
     ctypedef struct Call:
@@ -43,6 +44,10 @@ cdef extern from "team.h" nogil:
         pass
     int team_run(Team* team, int threads, TeamWork work, void* shared)
     void team_barrier(Team* team)
+    void team_end(Team* team)
+    bint team_is_over(const Team* team)
+    void team_tell(int64_t* to, int64_t n)
+    int64_t team_told(const int64_t* n)
     int cpu_level()
     uint64_t flush_subnormals()
     void restore_rounding(uint64_t before)
@@ -68,6 +73,7 @@ CALL = np.dtype([
 STEP = np.dtype([
     ("step", np.int64), ("rows", np.int64), ("first", np.int64), ("order", np.uintp),
     ("seed", np.uint64), ("rate", np.float64), ("rule", np.float64, 16), ("scratch", np.uintp),
+    ("unused", np.int64),
 ])
 SUM = np.dtype([("values", np.uintp), ("count", np.int64), ("is_loss", np.int64)])
 #: An operand that moves from step to step: where it starts, the bytes of a row of the user's array
@@ -115,7 +121,7 @@ ctypedef struct Sum:
 ctypedef struct Job:
     Team team
     int threads
-    int split           # threads share every call; else each runs its own rows
+    int split           # threads share every call; else each runs all of them for itself
     Call* tables[2]             # a whole batch's and the last, smaller one's: [thread][call]
     int64_t calls, compute      # calls of one thread; how many of them come before the update
     Step* steps
@@ -243,13 +249,14 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
     cdef Call* table
     cdef const View* views
     cdef int64_t per_epoch = (job.rows + job.batch - 1) // job.batch
-    cdef int64_t s, epoch, c
+    cdef int64_t s, epoch, c, stop
     for s in range(job.first, job.last):
         epoch = s // per_epoch
         step.first = (s - epoch * per_epoch) * job.batch
         step.rows = min(job.batch, job.rows - step.first)
         step.step = job.updates + s
         if job.order != NULL and (s == job.first or step.first == 0):
+            # (Another may still be at the end of a step, where nobody reads the order any more.)
             if thread == 0 and job.order_epoch[0] != job.epochs + epoch:
                 shuffle_rows(job.seed, <uint32_t>(job.epochs + epoch), job.rows, job.keys,
                              job.order, job.order + job.rows)
@@ -269,8 +276,11 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
         if job.threads > 1:
             look_at_clock(job, job.compute - 1, thread)
         if not take_sums(job, thread, step.rows, epoch):
-            if thread == 0:
-                job.status = 2
+            job.status = 2
+            team_end(&job.team)
+            return
+        # Somebody else may have changed the data between one thread's look and another's.
+        if job.apart and team_is_over(&job.team):
             return
         if job.update:
             look_at_clock(job, -1, thread)
@@ -282,12 +292,13 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
             # Threads that are apart stop a step later: all have met by then, and know.
             if s + 1 + job.apart < job.last and job.stop < 0 and team_now() >= job.deadline:
                 job.status = 1
-                job.stop = s + job.apart
+                team_tell(&job.stop, s + job.apart)
         if not job.apart:
             team_barrier(&job.team)
         if job.update and job.threads > 1:
             look_at_clock(job, job.calls - 1, thread)
-        if 0 <= job.stop <= s:
+        stop = team_told(&job.stop)
+        if 0 <= stop <= s:
             return
 
 

@@ -24,6 +24,7 @@ typedef struct {
     double rate;            /* learning rate, set by the schedule's call */
     double rule[16];        /* of the update rule: rate, parameters, constants of the step; decay */
     void *scratch;          /* this thread's, as large as the largest request of its calls */
+    int64_t unused;         /* no two threads' share a cache line */
 } Step;
 
 typedef struct Call Call;
@@ -37,7 +38,7 @@ struct Call {
     int64_t sizes[FASTNN_SIZES];
     double constants[FASTNN_CONSTANTS];
     int64_t shared;     /* 1: threads divide this call even where each runs its own rows */
-    int64_t waits;      /* 1: threads that share calls meet before this one */
+    int64_t waits;      /* 1: threads meet before this one */
 };
 
 #endif

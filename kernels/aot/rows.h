@@ -1,4 +1,4 @@
-/* Conversion of one row of the user's numbers: a contiguous one vectorises, a strided one works. */
+/* Rows of the user's numbers: contiguous ones vectorise, strided ones work. */
 #ifndef FASTNN_ROWS_H
 #define FASTNN_ROWS_H
 
@@ -42,17 +42,15 @@ static void gather_rows(const char *rows, const int64_t *order, int64_t stride, 
                         int64_t end, int64_t n, real scale, real offset, real *to) {
     const vreal a = v_all(scale), b = v_all(offset);
     const int64_t whole = n / VLEN * VLEN;
-    const int rest = (int)(n - whole), is_long = n * (int64_t)sizeof(real) > 64;
+    const int rest = (int)(n - whole), lines = (int)((n * (int64_t)sizeof(real) + 63) / 64);
     for (int64_t r = first; r < end; r++, to += n) {
         const int64_t later = r + ROWS_AHEAD < end ? r + ROWS_AHEAD : end - 1;
         const char *next = rows + (order ? order[later] : later) * stride;
         const real *from = (const real *)(rows + (order ? order[r] : r) * stride);
         __builtin_prefetch(next, 0, 3);
-        if (is_long) {
-            __builtin_prefetch(next + 64, 0, 3);
-            __builtin_prefetch(next + 128, 0, 3);
-            __builtin_prefetch(next + 192, 0, 3);
-        }
+        if (lines > 1) __builtin_prefetch(next + 64, 0, 3);
+        if (lines > 2) __builtin_prefetch(next + 128, 0, 3);
+        if (lines > 3) __builtin_prefetch(next + 192, 0, 3);
 #pragma GCC unroll 4
         for (int64_t i = 0; i < whole; i += VLEN) v_store(to + i, v_load(from + i) * a + b);
         if (rest) v_store_n(to + whole, v_load_n(from + whole, rest) * a + b, rest);

@@ -33,13 +33,25 @@ typedef struct {
     /* On cache lines of their own: every waiting thread reads `phase` all the time. */
     __attribute__((aligned(64))) int arrived;
     __attribute__((aligned(64))) int phase;
+    int over; /* one has left before the end: nobody waits for it */
     __attribute__((aligned(64))) int gate; /* 0 wait, 1 go, 2 give up */
     __attribute__((aligned(64))) int left; /* threads that will not touch this any more */
     TeamWork work;
     void *shared;
 } Team;
 
+/* A thread that ends before its time says so, and others that wait for it find out. */
+static inline void team_end(Team *team) { __atomic_store_n(&team->over, 1, __ATOMIC_RELEASE); }
+static inline int team_is_over(const Team *team) {
+    return __atomic_load_n(&team->over, __ATOMIC_ACQUIRE);
+}
+
+/* A number that one thread writes and others read. */
+static inline void team_tell(int64_t *to, int64_t n) { __atomic_store_n(to, n, __ATOMIC_RELAXED); }
+static inline int64_t team_told(const int64_t *n) { return __atomic_load_n(n, __ATOMIC_RELAXED); }
+
 #if FASTNN_THREADS
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -63,7 +75,8 @@ static inline void team_barrier(Team *team) {
         return;
     }
     int spins = 0;
-    while (__atomic_load_n(&team->phase, __ATOMIC_ACQUIRE) == phase) team_relax(&spins);
+    while (__atomic_load_n(&team->phase, __ATOMIC_ACQUIRE) == phase && !team_is_over(team))
+        team_relax(&spins);
 }
 
 typedef struct {
@@ -113,7 +126,7 @@ static int team_run(Team *team, int threads, TeamWork work, void *shared) {
     sigset_t all, before;
     int error = 0, started = 1, spins = 0;
     team->threads = threads;
-    team->arrived = team->phase = team->gate = team->left = 0;
+    team->arrived = team->phase = team->over = team->gate = team->left = 0;
     team->work = work;
     team->shared = shared;
     /* Signals are the calling thread's: Python handles them there. */
@@ -127,7 +140,12 @@ static int team_run(Team *team, int threads, TeamWork work, void *shared) {
 #else
         members[started].from = -1;
 #endif
-        error = pthread_create(&handle, NULL, team_main, &members[started]);
+        /* Where few may exist, those of the call before may still be ending. */
+        for (int tries = 0; tries < 1000; tries++) {
+            error = pthread_create(&handle, NULL, team_main, &members[started]);
+            if (error != EAGAIN) break;
+            sched_yield();
+        }
         if (!error) pthread_detach(handle);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -142,6 +160,7 @@ static int team_run(Team *team, int threads, TeamWork work, void *shared) {
 static inline void team_barrier(Team *team) { (void)team; }
 static int team_run(Team *team, int threads, TeamWork work, void *shared) {
     team->threads = threads;
+    team->over = 0;
     work(shared, 0);
     return 0;
 }
