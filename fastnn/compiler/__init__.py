@@ -112,6 +112,11 @@ class Purpose:
     optimizer: Any = None
     mixup: float = 0.0
 
+    @property
+    def states(self) -> int:
+        """How many vectors like the parameters the optimizer keeps."""
+        return len(self.optimizer.slots) if self.kind == "train" else 0
+
 
 #: Name of the sums that penalties add to the loss.
 PENALTY = "penalty"
@@ -282,10 +287,9 @@ def compile_program(
     giving each thread its own rows. ``terms`` asks one thread for the sums of so many.
     """
     graph = fuse(build_graph(network, purpose))
-    states = len(purpose.optimizer.slots) if purpose.kind == "train" else 0
     updated, item = fuse_update(graph, batch), item_size("real", dtype)
     divided = None
-    if not any_threads and network.size * (1 + states) * item <= MOST_BYTES:
+    if not any_threads and network.size * (1 + purpose.states) * item <= MOST_BYTES:
         divided = divide_units(updated, threads)
     outline = _program(graph, network, purpose, batch, dtype, Split("one", 1, "one thread"))
     split = choose(
@@ -328,6 +332,6 @@ def _program(
         batch=batch,
         dtype=dtype,
         parameters=network.size,
-        states=len(purpose.optimizer.slots) if purpose.kind == "train" else 0,
+        states=purpose.states,
         buffers=network.buffers,
     )

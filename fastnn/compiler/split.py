@@ -64,8 +64,8 @@ def choose(
         # Each thread's products are lower, which costs a little; gradients pass once per thread.
         candidates["shard"] = alone / threads + 2 * BARRIER + gradient_traffic
     if moved is not None:
-        # Threads meet once. What each computes of the output that else would be divided takes about
-        # as long as three times more: dividing the rows is then faster where it was measured to be.
+        # Threads meet once; three more stand for what each computes of the output and would else
+        # be divided: so rows are divided instead where that was measured to be faster.
         candidates["units"] = alone / threads + 4 * BARRIER + moved / BYTES
     mode = min(candidates, key=lambda m: candidates[m])
     gain = alone / candidates[mode] if candidates[mode] else 1.0
