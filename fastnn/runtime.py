@@ -315,19 +315,18 @@ class NativeRunner(Runner):
         self.name = ", ".join(dict.fromkeys(k.name for k in (kernels, *others.values())))
         plan, split = program.plan, program.split
         self._shards = split.threads if split.mode == "shard" else 1
-        self._by_units = program.by_units
         self._item = np.dtype(program.dtype).itemsize
         self._gradients = aligned(self._shards * program.gradients, program.dtype)
         self._arenas = [aligned(plan.arena_bytes) for _ in range(program.copies)]
         self._results = [
-            aligned(plan.rows_bytes) for _ in range(program.copies if self._by_units else 1)
+            aligned(plan.rows_bytes) for _ in range(program.copies if program.by_units else 1)
         ]
         # While one thread reads the terms of a step, another may write its own of the next.
         self._exchanged = aligned(2 * program.exchanged)
         #: Where units are divided, each thread's own weights and state.
         self._own = [
             [aligned(program.parameters, program.dtype) for _ in range(1 + program.states)]
-            for _ in range(split.threads if self._by_units else 0)
+            for _ in range(split.threads if program.by_units else 0)
         ]
         self._moves = self._own_moves()
         self._scratch = [aligned(scratch) for _ in range(split.threads)]
@@ -416,11 +415,11 @@ class NativeRunner(Runner):
                 return address_of(self._arenas[shard]) + self.program.plan.offsets[tensor]
             case "rows":
                 row = first_row * 8 if tensor.shape[0] == BATCH else 0
-                results = self._results[shard if self._by_units else 0]
+                results = self._results[shard if self.program.by_units else 0]
                 return address_of(results) + self.program.plan.offsets[tensor] + row
-            case "parameters" if self._by_units:
+            case "parameters" if self.program.by_units:
                 return address_of(self._own[shard][0]) + flat
-            case "state" if self._by_units:
+            case "state" if self.program.by_units:
                 return address_of(self._own[shard][1 + tensor.slot]) + flat
             case "parameters":
                 return address_of(self.state.parameters) + flat
@@ -468,7 +467,7 @@ class NativeRunner(Runner):
 
     def _part(self, rows: int, thread: int) -> tuple[int, int, int]:
         """Of a batch of so many rows, a thread's arena, its first row and how many it has."""
-        if self._by_units:
+        if self.program.by_units:
             return thread, 0, rows
         shard = thread if self._shards > 1 else 0
         first = rows * shard // self._shards

@@ -1,5 +1,7 @@
 """A network with one hidden layer on several threads: each has its part of the units."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ import fastnn as fnn
 from fastnn import layers as L
 from fastnn import training
 from fastnn.compiler import split
+from fastnn.kernels.aot import executor
 
 FEATURES, CLASSES, BATCH = 30, 3, 32
 BACKENDS = ["cython", "numba"]
@@ -228,6 +231,28 @@ def test_a_lost_loss(backend):
     np.testing.assert_allclose(model.parameters, expected.parameters, rtol=1e-10, atol=1e-12)
 
 
+def test_a_thread_that_sees_another_loss_is_not_waited_for():
+    """As it may be where another part of a program changes the targets meanwhile."""
+    X, y = data()
+    model = make()
+    model.fit(X, y, batch_size=BATCH, verbose=0)
+    lost = np.full(BATCH, np.nan)
+    runner_of(model)._sums[1]["values"] = executor.address_of(lost)
+    raised = []
+
+    def fit():
+        try:
+            model.fit(X, y, batch_size=BATCH, epochs=3, verbose=0)
+        except fnn.NonFiniteLoss as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert [error.step for error in raised] in ([0], [1])  # thread 0 may find out a step later
+
+
 def test_many_models_train_to_the_same_bits_as_alone():
     X, y = data()
     together, alone = ([make(units) for units in (32, 64)] for _ in range(2))
@@ -270,6 +295,21 @@ def test_which_networks_are_divided():
     model = make()
     model.fit(*data(rows=600), batch_size=600, verbose=0)
     assert runner_of(model).program.split.mode != "units"
+
+
+def test_which_networks_are_best_divided_so(monkeypatch):
+    """By the estimate: small ones, with batches that are not large."""
+    monkeypatch.undo()
+
+    def way(inputs, units, rows):
+        layers = [L.Dense(units, "relu"), L.Dense(10, "softmax")]
+        model = fnn.Sequential([fnn.Input(inputs), *layers])
+        model.compile("cross_entropy", threads=2)
+        return str(model.explain(rows)).split("threads: ")[1].split(";")[0]
+
+    assert way(64, 64, 32) == way(30, 128, 32) == "units"
+    assert way(64, 64, 256) == "shard"
+    assert way(784, 128, 64) == "split"
 
 
 def test_one_layer_used_twice_is_not_divided():

@@ -81,6 +81,7 @@ SUM = np.dtype([("values", np.uintp), ("count", np.int64), ("is_loss", np.int64)
 VIEW = np.dtype([("call", np.int64), ("operand", np.int64), ("start", np.uintp),
                  ("row_bytes", np.int64), ("alternates", np.int64)])
 assert CALL.itemsize == sizeof(Call) and STEP.itemsize == sizeof(Step)
+assert STEP.itemsize % 64 == 0  # each thread writes its own in every step
 assert VIEW.itemsize == sizeof(View)
 
 #: Rows of a thread's own part of an array, which lie one behind the other in memory of its own.
