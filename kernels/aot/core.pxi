@@ -77,6 +77,7 @@ cdef extern from "tile.h" nogil:
         int accumulate
         const real* next[3]
         int64_t next_stride
+        int64_t gap
         real* panel
     int TILE_STEP
     int TILE_NEXT

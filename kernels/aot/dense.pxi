@@ -172,16 +172,11 @@ cdef void dense_dw(const Call* call, int thread, int threads) noexcept nogil:
 
 
 cdef inline void fetch_state(TileShape* shape, const Rule* rule, int64_t at, int64_t rows,
-                             int64_t n, int64_t units, int64_t panel) noexcept nogil:
-    """Let the tile of a panel fetch its share of the rows x n parameters from `at` on, to write."""
-    cdef int64_t run = n
+                             int64_t units) noexcept nogil:
+    """Let a tile fetch the parameters and state, from `at` on, whose gradient it makes, to write."""
     cdef int i
-    if n == units:  # one contiguous run
-        run = TILE_COLUMNS * rows
-        at += panel * run
-    else:
-        at += min(panel, rows - 1) * units
-    shape.next_stride = blocks_of(run * TILE_STEP, max(shape.k, <int64_t>1))
+    shape.next_stride = units
+    shape.gap = max(shape.k // rows // TILE_STEP, <int64_t>1) * TILE_STEP
     shape.next[0] = rule.w + at
     for i in range(1, TILE_NEXT):
         shape.next[i] = (rule.w if rule.state[i - 1] == NULL else rule.state[i - 1]) + at
@@ -197,12 +192,14 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
     cdef const real* dz = <const real*>call.buffers[1]
     cdef real* packed = <real*>call.step.scratch
     cdef real* left = packed + N_BLOCK * K_BLOCK
-    cdef real* gradient = left + a_stride() * K_BLOCK
+    cdef real* gradient = left + x_stride() * K_BLOCK
     cdef int64_t i0 = 0, i1 = inputs, j0 = 0, j1 = units
-    cdef int64_t blocks, block, height, top, bottom, chunk, first, n, panel, i, j
+    cdef int64_t groups, group, number, start, stop, blocks, block, height, top, bottom
+    cdef int64_t chunk, first, n, panel, i, j
     cdef int width, pack, far = inputs * units * <int64_t>sizeof(real) > NEAR_BYTES
     cdef const real* a
     cdef const real* b
+    cdef const real* x0
     cdef TileShape shape
     cdef Rule rule
     cdef Product p
@@ -237,38 +234,46 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
         first = j0 + chunk * N_BLOCK
         n = min(j1 - first, <int64_t>N_BLOCK)
         shape.ldb = units
-        # Rows of dz far apart fall into few cache sets: then the chunk is copied to panels.
-        pack = n > PACK_COLUMNS and batch <= K_BLOCK
+        # Rows of x and dz far apart fall into few cache sets: then they are copied.
+        pack = n >= PACK_COLUMNS and batch <= K_BLOCK
         if pack:
             shape.ldb = TILE_COLUMNS
             pack_b(&p, first, n, 0, batch, packed)
         shape.ldc = n
-        height = TILE_ROWS if far or pack else N_BLOCK * TILE_ROWS // n
-        blocks = blocks_of(i1 - i0, height)
-        for block in range(blocks):
-            top = i0 + (i1 - i0) * block // blocks
-            bottom = i0 + (i1 - i0) * (block + 1) // blocks
+        height = TILE_ROWS if far else max(N_BLOCK // n, <int64_t>1) * TILE_ROWS
+        group = max(height, <int64_t>(X_TILES * TILE_ROWS)) if pack else height
+        groups = blocks_of(i1 - i0, group)
+        for number in range(groups):
+            start = i0 + (i1 - i0) * number // groups
+            stop = i0 + (i1 - i0) * (number + 1) // groups
+            x0 = x + start
             shape.lda = inputs
             if pack:
-                shape.lda = a_stride()
-                pack_a(&p, top, bottom, 0, batch, left)
-            for panel in range(blocks_of(n, TILE_COLUMNS)):
-                j = panel * TILE_COLUMNS
-                width = <int>min(n - j, <int64_t>TILE_COLUMNS)
-                a = left if pack else x + top
-                b = packed + j * batch if pack else dz + first + j
-                if far and width == TILE_COLUMNS:
-                    fetch_state(&shape, &rule, top * units + first, bottom - top, n, units, panel)
-                    tile_with_duty(<int>(bottom - top), TILE_WRITES)(
-                        &shape, a, b, gradient + j, width, 1)
-                else:
-                    strip(&shape, a, b, gradient + j, bottom - top, width, 1)
-            if n == units:  # whole rows of w: one contiguous run
-                apply_rule(&rule, top * units, gradient, (bottom - top) * n, call.constants + 4)
-            else:
-                for i in range(top, bottom):
-                    apply_rule(&rule, i * units + first, gradient + (i - top) * n, n,
+                shape.lda = x_stride()
+                pack_a(&p, start, stop, 0, batch, left, shape.lda)
+                x0 = left
+            blocks = blocks_of(stop - start, height)
+            for block in range(blocks):
+                top = start + (stop - start) * block // blocks
+                bottom = start + (stop - start) * (block + 1) // blocks
+                a = x0 + (top - start)
+                for panel in range(blocks_of(n, TILE_COLUMNS)):
+                    j = panel * TILE_COLUMNS
+                    width = <int>min(n - j, <int64_t>TILE_COLUMNS)
+                    b = packed + j * batch if pack else dz + first + j
+                    if far and width == TILE_COLUMNS:
+                        fetch_state(&shape, &rule, top * units + first + j, bottom - top, units)
+                        tile_with_duty(<int>(bottom - top), TILE_WRITES)(
+                            &shape, a, b, gradient + j, width, 1)
+                    else:
+                        strip(&shape, a, b, gradient + j, bottom - top, width, 1)
+                if n == units:  # whole rows of w: one contiguous run
+                    apply_rule(&rule, top * units, gradient, (bottom - top) * n,
                                call.constants + 4)
+                else:
+                    for i in range(top, bottom):
+                        apply_rule(&rule, i * units + first, gradient + (i - top) * n, n,
+                                   call.constants + 4)
     if i0 == 0:  # threads that share columns leave the bias to the first of them
         update_bias(&rule, call, j0, j1, gradient)
 

@@ -19,7 +19,8 @@ cdef enum:
     PANELS = 4               # of B packed at a time: they stay in the L2 cache
     M_BLOCK = 19 * 14        # rows of A packed at a time: half a MiB
     N_BLOCK = 512            # columns of a weight array that are updated together
-    PACK_COLUMNS = 256       # of a weight array from which its update packs
+    PACK_COLUMNS = 128       # of a weight array from which its update packs
+    X_TILES = 4              # of its rows for which it packs the input together
     A_PANELS = 8             # panels of B from which packing A pays
     LOW_ROWS = 8             # of a tile: as many as have a place in each set of a cache
     FAR_BYTES = 1 << 23      # of a B that comes from the memory
@@ -54,12 +55,17 @@ cdef int64_t gemm_scratch() noexcept nogil:
     """Numbers of scratch that a thread needs: for a product, or for one with an update."""
     return max(PANELS * TILE_COLUMNS * K_BLOCK
                + (blocks_of(M_BLOCK, TILE_ROWS) + 1) * a_stride() * K_BLOCK,
-               (N_BLOCK + a_stride()) * K_BLOCK + N_BLOCK * TILE_ROWS)
+               (N_BLOCK + x_stride()) * K_BLOCK + N_BLOCK * TILE_ROWS)
 
 
 cdef inline int64_t a_stride() noexcept nogil:
     """Numbers of one k in a packed tile of A: whole vectors."""
     return blocks_of(TILE_ROWS, VLEN) * VLEN
+
+
+cdef inline int64_t x_stride() noexcept nogil:
+    """Numbers of one k in x^T as a weight gradient packs it, X_TILES tiles together: whole vectors."""
+    return blocks_of(X_TILES * TILE_ROWS, VLEN) * VLEN
 
 
 cdef inline void masked(const real* x, const real* mask, int64_t n, real* y) noexcept nogil:
@@ -174,9 +180,9 @@ cdef void multiply_by_a_row(const Product* p, int64_t i0, int64_t i1, int64_t j0
 
 
 cdef inline void pack_a(const Product* p, int64_t top, int64_t bottom, int64_t k0, int64_t k,
-                        real* to) noexcept nogil:
-    """Rows top to bottom of A, by columns."""
-    cdef int64_t i, ld = a_stride()
+                        real* to, int64_t ld) noexcept nogil:
+    """Rows top to bottom of A, by columns, from one k to the next ld numbers apart."""
+    cdef int64_t i
     cdef int part, parts = <int>blocks_of(bottom - top, VLEN), first, width
     cdef const real* a
     for part in range(parts):
@@ -184,29 +190,44 @@ cdef inline void pack_a(const Product* p, int64_t top, int64_t bottom, int64_t k
         width = min(VLEN, <int>(bottom - top) - first)
         if p.a_by_columns:
             a = p.a + k0 * p.lda + top + first
-            for i in range(k):
-                v_store(to + i * ld + first, v_load_n(a + i * p.lda, width))
+            if width == VLEN:
+                for i in range(k):
+                    v_store(to + i * ld + first, v_load(a + i * p.lda))
+            else:
+                for i in range(k):
+                    v_store(to + i * ld + first, v_load_n(a + i * p.lda, width))
         else:
             transpose_rows(p.a + (top + first) * p.lda + k0, p.lda, width, k, to + first, ld, 0)
 
 
-cdef inline void fetch_b(const Product* p, TileShape* shape, int64_t number, int64_t j,
-                         int64_t width, int64_t k0, int64_t k) noexcept nogil:
-    """Let tile `number` bring its share of B's columns j to j + width closer, which come next."""
+cdef inline int fetch_b(const Product* p, TileShape* shape, int64_t number, int64_t j,
+                        int64_t width, int64_t k0, int64_t k) noexcept nogil:
+    """Let tile `number` bring its share of B's columns j to j + width closer, which come next.
+
+    Each line is asked for once; returns 0 if those before have asked for all.
+    """
     cdef int64_t line = 64 // <int64_t>sizeof(real), i, groups, steps, row, column
     if p.b_transposed:  # whole rows
-        shape.next_stride = TILE_STEP
+        row = number * TILE_NEXT
+        if row >= width:
+            return 0
+        shape.gap = line
+        shape.next_stride = line
         for i in range(TILE_NEXT):
-            row = min(number * TILE_NEXT + i, width - 1)
-            shape.next[i] = p.b + (j + row) * p.ldb + k0
+            shape.next[i] = p.b + (j + min(row + i, width - 1)) * p.ldb + k0
     else:  # a few lines of each of a range of rows
+        shape.gap = 4
         shape.next_stride = p.ldb
         groups = blocks_of(width, TILE_NEXT * line)
-        steps = k // TILE_STEP
-        row = min(number // groups * steps, k - steps)
+        steps = max(k // shape.gap, <int64_t>1)
+        row = number // groups * steps
+        if row >= k:
+            return 0
+        row = min(row, k - steps)
         column = number % groups * TILE_NEXT * line
         for i in range(TILE_NEXT):
             shape.next[i] = p.b + (k0 + row) * p.ldb + j + min(column + i * line, width - 1)
+    return 1
 
 
 cdef inline void pack_b(const Product* p, int64_t j, int64_t width, int64_t k0, int64_t k,
@@ -277,7 +298,7 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
                 for block in range(blocks):
                     top = m0 + (m1 - m0) * block // blocks
                     bottom = m0 + (m1 - m0) * (block + 1) // blocks
-                    pack_a(p, top, bottom, k0, k, rows + block * k * a_stride())
+                    pack_a(p, top, bottom, k0, k, rows + block * k * a_stride(), a_stride())
             # As many panels as fit where whole blocks of K do: with few terms, rows of C are then
             # written in long runs.
             chunk = max(PANELS * K_BLOCK // max(k, <int64_t>1), <int64_t>1) * TILE_COLUMNS
@@ -314,9 +335,9 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
                             shape.ldb = p.ldb
                             b = p.b + k0 * p.ldb + j + first
                             tile = tile_with_duty(<int>(bottom - top), TILE_PACKS)
-                        elif ahead > 0:
-                            fetch_b(p, &shape, block * blocks_of(width, TILE_COLUMNS) + panel,
-                                    j + width, ahead, k0, k)
+                        elif ahead > 0 and fetch_b(
+                                p, &shape, block * blocks_of(width, TILE_COLUMNS) + panel,
+                                j + width, ahead, k0, k):
                             tile = tile_with_duty(<int>(bottom - top), TILE_READS)
                         tile(&shape, a, b, p.c + top * p.ldc + j + first, columns, 1)
                     if last and (block == blocks - 1 or (bottom - since) * width >= CHUNK):

@@ -40,8 +40,27 @@
 #endif
 #define TILE_VECTORS 2
 #define TILE_COLUMNS (TILE_VECTORS * VLEN)
-#define TILE_STEP 4 /* steps of k between requests for cache lines */
 #define TILE_NEXT 3 /* cache lines asked for at a time */
+
+/* sum += x y for vectors, and the steps of k in one turn of the loop: TILE_STEP while cache lines are
+ * asked for, else TILE_TURN. A turn of AVX2's tile has 12 multiplications and, step by step, 12 other
+ * instructions. Alone, a core issues them in the six cycles of the multiplications; while another
+ * thread has its other half, three a cycle, so that each one less is time. Longer turns have fewer,
+ * if GCC does not make a sum in the register of a factor and copy it back: hence the instruction by
+ * name. On Zen 3, tiles of 64 to 400 terms take 0.90 to 0.96 of the time. Not measured with AVX-512. */
+#if defined(__x86_64__) && defined(__FMA__) && !defined(__AVX512F__)
+#if FASTNN_DOUBLE
+#define ADD_PRODUCT(sum, x, y) __asm__("vfmadd231pd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(y))
+#else
+#define ADD_PRODUCT(sum, x, y) __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(x), "x"(y))
+#endif
+#define TILE_TURN 4
+#define TILE_STEP 2
+#else
+#define ADD_PRODUCT(sum, x, y) ((sum) += (x) * (y))
+#define TILE_TURN 1
+#define TILE_STEP 4
+#endif
 
 typedef struct {
     int64_t k, lda, ldb, ldc;
@@ -49,6 +68,7 @@ typedef struct {
     int accumulate;                 /* add to C, which has its bias */
     const real *next[TILE_NEXT];    /* cache lines to ask for first; all move on by next_stride */
     int64_t next_stride;
+    int64_t gap;                    /* steps of k from one request to the next: whole TILE_STEPs */
     real *panel;                    /* where to copy the rows of B, without gaps */
 } TileShape;
 
@@ -72,7 +92,7 @@ FASTNN_INLINE void tile_body(const int MR, const int NV, const int PARTIAL, cons
     for (int m = 0; m < MR; m++)
 #pragma GCC unroll 2
         for (int v = 0; v < NV; v++) {
-            if (fetch) __builtin_prefetch(c + m * ldc + v * VLEN, 1, 3);
+            if (DUTY == TILE_READS) __builtin_prefetch(c + m * ldc + v * VLEN, 1, 3);
             acc[m][v] = start[v];
         }
     real *panel = shape->panel;
@@ -85,7 +105,8 @@ FASTNN_INLINE void tile_body(const int MR, const int NV, const int PARTIAL, cons
         }                                                                                          \
         _Pragma("GCC unroll 14") for (int m = 0; m < MR; m++) {                                    \
             const vreal scalar = v_all(BY_COLUMNS ? a[m] : a[m * lda]);                            \
-            _Pragma("GCC unroll 2") for (int v = 0; v < NV; v++) acc[m][v] += scalar * row[v];     \
+            _Pragma("GCC unroll 2") for (int v = 0; v < NV; v++)                                   \
+                ADD_PRODUCT(acc[m][v], scalar, row[v]);                                            \
         }                                                                                          \
         a += BY_COLUMNS ? lda : 1;                                                                 \
         b += ldb;                                                                                  \
@@ -94,17 +115,27 @@ FASTNN_INLINE void tile_body(const int MR, const int NV, const int PARTIAL, cons
     int64_t k = 0;
     if (fetch) {
         const real *next[TILE_NEXT];
+        const int64_t gap = shape->gap;
 #pragma GCC unroll 3
         for (int i = 0; i < TILE_NEXT; i++) next[i] = shape->next[i];
 #pragma GCC unroll 1
-        for (; k + TILE_STEP <= K; k += TILE_STEP) {
+        for (; k + gap <= K; k += gap) {
 #pragma GCC unroll 3
             for (int i = 0; i < TILE_NEXT; i++) {
                 __builtin_prefetch(next[i], DUTY == TILE_WRITES, 2);
                 next[i] += shape->next_stride;
             }
+#pragma GCC unroll 1
+            for (int64_t i = 0; i < gap; i += TILE_STEP) {
 #pragma GCC unroll 4
-            for (int step = 0; step < TILE_STEP; step++) STEP_OF_K;
+                for (int step = 0; step < TILE_STEP; step++) STEP_OF_K;
+            }
+        }
+    } else {
+#pragma GCC unroll 1
+        for (; k + TILE_TURN <= K; k += TILE_TURN) {
+#pragma GCC unroll 4
+            for (int step = 0; step < TILE_TURN; step++) STEP_OF_K;
         }
     }
 #pragma GCC unroll 1
