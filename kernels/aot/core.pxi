@@ -79,7 +79,8 @@ cdef extern from "tile.h" nogil:
         int64_t next_stride
         int64_t gap
         real* panel
-    int TILE_STEP
+    int TILE_FETCH_TURN
+    int LINE
     int TILE_NEXT
     ctypedef void (*tile_fn)(
         const TileShape*, const real*, const real*, real*, int, int64_t) noexcept nogil

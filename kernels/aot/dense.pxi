@@ -173,10 +173,11 @@ cdef void dense_dw(const Call* call, int thread, int threads) noexcept nogil:
 
 cdef inline void fetch_state(TileShape* shape, const Rule* rule, int64_t at, int64_t rows,
                              int64_t units) noexcept nogil:
-    """Let a tile fetch the parameters and state, from `at` on, whose gradient it makes, to write."""
+    """Let a tile ask for the parameters and state, from `at` on, whose gradient it makes, to write:
+    a row of them at a time, though small batches leave too few steps for all."""
     cdef int i
     shape.next_stride = units
-    shape.gap = max(shape.k // rows // TILE_STEP, <int64_t>1) * TILE_STEP
+    shape.gap = max(shape.k // (rows * TILE_FETCH_TURN), <int64_t>1) * TILE_FETCH_TURN
     shape.next[0] = rule.w + at
     for i in range(1, TILE_NEXT):
         shape.next[i] = (rule.w if rule.state[i - 1] == NULL else rule.state[i - 1]) + at
@@ -194,7 +195,7 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
     cdef real* left = packed + N_BLOCK * K_BLOCK
     cdef real* gradient = left + x_stride() * K_BLOCK
     cdef int64_t i0 = 0, i1 = inputs, j0 = 0, j1 = units
-    cdef int64_t groups, group, number, start, stop, blocks, block, height, top, bottom
+    cdef int64_t tiles, height, groups, group, start, stop, blocks, block, top, bottom
     cdef int64_t chunk, first, n, panel, i, j
     cdef int width, pack, far = inputs * units * <int64_t>sizeof(real) > NEAR_BYTES
     cdef const real* a
@@ -219,6 +220,7 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
         if thread == 0:
             update_bias(&rule, call, 0, units, gradient)
         return
+    tiles = blocks_of(i1 - i0, TILE_ROWS)
     no_epilogue(&p)
     p.a = x
     p.lda = inputs
@@ -234,25 +236,24 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
         first = j0 + chunk * N_BLOCK
         n = min(j1 - first, <int64_t>N_BLOCK)
         shape.ldb = units
-        # Rows of x and dz far apart fall into few cache sets: then they are copied.
-        pack = n >= PACK_COLUMNS and batch <= K_BLOCK
+        # Copies of x and dz pay from so many columns and rows on.
+        pack = n >= PACK_COLUMNS and tiles >= X_TILES and batch <= K_BLOCK
         if pack:
             shape.ldb = TILE_COLUMNS
             pack_b(&p, first, n, 0, batch, packed)
         shape.ldc = n
-        height = TILE_ROWS if far else max(N_BLOCK // n, <int64_t>1) * TILE_ROWS
-        group = max(height, <int64_t>(X_TILES * TILE_ROWS)) if pack else height
-        groups = blocks_of(i1 - i0, group)
-        for number in range(groups):
-            start = i0 + (i1 - i0) * number // groups
-            stop = i0 + (i1 - i0) * (number + 1) // groups
+        height = 1 if far else max(N_BLOCK // n, <int64_t>1)
+        groups = blocks_of(tiles, X_TILES if pack else height)
+        for group in range(groups):
+            start = i0 + (i1 - i0) * (tiles * group // groups) // tiles
+            stop = i0 + (i1 - i0) * (tiles * (group + 1) // groups) // tiles
             x0 = x + start
             shape.lda = inputs
             if pack:
                 shape.lda = x_stride()
                 pack_a(&p, start, stop, 0, batch, left, shape.lda)
                 x0 = left
-            blocks = blocks_of(stop - start, height)
+            blocks = blocks_of(blocks_of(stop - start, TILE_ROWS), height)
             for block in range(blocks):
                 top = start + (stop - start) * block // blocks
                 bottom = start + (stop - start) * (block + 1) // blocks

@@ -20,7 +20,7 @@ cdef enum:
     M_BLOCK = 19 * 14        # rows of A packed at a time: half a MiB
     N_BLOCK = 512            # columns of a weight array that are updated together
     PACK_COLUMNS = 128       # of a weight array from which its update packs
-    X_TILES = 4              # of its rows for which it packs the input together
+    X_TILES = 4              # of it whose input is packed together
     A_PANELS = 8             # panels of B from which packing A pays
     LOW_ROWS = 8             # of a tile: as many as have a place in each set of a cache
     FAR_BYTES = 1 << 23      # of a B that comes from the memory
@@ -64,7 +64,7 @@ cdef inline int64_t a_stride() noexcept nogil:
 
 
 cdef inline int64_t x_stride() noexcept nogil:
-    """Numbers of one k in x^T as a weight gradient packs it, X_TILES tiles together: whole vectors."""
+    """Numbers of one k in x^T as dense_update packs it, X_TILES tiles together: whole vectors."""
     return blocks_of(X_TILES * TILE_ROWS, VLEN) * VLEN
 
 
@@ -181,7 +181,7 @@ cdef void multiply_by_a_row(const Product* p, int64_t i0, int64_t i1, int64_t j0
 
 cdef inline void pack_a(const Product* p, int64_t top, int64_t bottom, int64_t k0, int64_t k,
                         real* to, int64_t ld) noexcept nogil:
-    """Rows top to bottom of A, by columns, from one k to the next ld numbers apart."""
+    """Copy rows top to bottom of A by columns; each k begins ld numbers after the one before."""
     cdef int64_t i
     cdef int part, parts = <int>blocks_of(bottom - top, VLEN), first, width
     cdef const real* a
@@ -202,31 +202,31 @@ cdef inline void pack_a(const Product* p, int64_t top, int64_t bottom, int64_t k
 
 cdef inline int fetch_b(const Product* p, TileShape* shape, int64_t number, int64_t j,
                         int64_t width, int64_t k0, int64_t k) noexcept nogil:
-    """Let tile `number` bring its share of B's columns j to j + width closer, which come next.
+    """Let tile `number` ask for its share of B's columns j to j + width, which come next.
 
-    Each line is asked for once; returns 0 if those before have asked for all.
+    Returns 0 if the tiles before it have asked for all of them.
     """
-    cdef int64_t line = 64 // <int64_t>sizeof(real), i, groups, steps, row, column
+    cdef int64_t i, groups, steps, row, column
     if p.b_transposed:  # whole rows
         row = number * TILE_NEXT
         if row >= width:
             return 0
-        shape.gap = line
-        shape.next_stride = line
+        shape.gap = blocks_of(LINE, TILE_FETCH_TURN) * TILE_FETCH_TURN
+        shape.next_stride = shape.gap
         for i in range(TILE_NEXT):
             shape.next[i] = p.b + (j + min(row + i, width - 1)) * p.ldb + k0
     else:  # a few lines of each of a range of rows
-        shape.gap = 4
+        shape.gap = blocks_of(4, TILE_FETCH_TURN) * TILE_FETCH_TURN
         shape.next_stride = p.ldb
-        groups = blocks_of(width, TILE_NEXT * line)
+        groups = blocks_of(width, TILE_NEXT * LINE)
         steps = max(k // shape.gap, <int64_t>1)
         row = number // groups * steps
         if row >= k:
             return 0
         row = min(row, k - steps)
-        column = number % groups * TILE_NEXT * line
+        column = number % groups * TILE_NEXT * LINE
         for i in range(TILE_NEXT):
-            shape.next[i] = p.b + (k0 + row) * p.ldb + j + min(column + i * line, width - 1)
+            shape.next[i] = p.b + (k0 + row) * p.ldb + j + min(column + i * LINE, width - 1)
     return 1
 
 
@@ -336,7 +336,7 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
                             b = p.b + k0 * p.ldb + j + first
                             tile = tile_with_duty(<int>(bottom - top), TILE_PACKS)
                         elif ahead > 0 and fetch_b(
-                                p, &shape, block * blocks_of(width, TILE_COLUMNS) + panel,
+                                p, &shape, (block - tiles_pack) * blocks_of(width, TILE_COLUMNS) + panel,
                                 j + width, ahead, k0, k):
                             tile = tile_with_duty(<int>(bottom - top), TILE_READS)
                         tile(&shape, a, b, p.c + top * p.ldc + j + first, columns, 1)

@@ -40,14 +40,15 @@
 #endif
 #define TILE_VECTORS 2
 #define TILE_COLUMNS (TILE_VECTORS * VLEN)
-#define TILE_NEXT 3 /* cache lines asked for at a time */
+#define LINE ((int)(64 / sizeof(real))) /* numbers of a cache line */
+#define TILE_NEXT 3                     /* cache lines asked for at a time */
 
-/* sum += x y for vectors, and the steps of k in one turn of the loop: TILE_STEP while cache lines are
- * asked for, else TILE_TURN. A turn of AVX2's tile has 12 multiplications and, step by step, 12 other
- * instructions. Alone, a core issues them in the six cycles of the multiplications; while another
- * thread has its other half, three a cycle, so that each one less is time. Longer turns have fewer,
- * if GCC does not make a sum in the register of a factor and copy it back: hence the instruction by
- * name. On Zen 3, tiles of 64 to 400 terms take 0.90 to 0.96 of the time. Not measured with AVX-512. */
+/* sum += x y for vectors, and the steps of k in one turn of the loop: TILE_FETCH_TURN while cache
+ * lines are asked for, else TILE_TURN. With one step a turn, AVX2's tile has 12 multiplications and 12
+ * other instructions. Alone, a core issues them in the six cycles of the multiplications; while
+ * another thread has its other half, three a cycle, so that each one less is time. Longer turns have
+ * fewer, if GCC does not copy sums between registers: hence the instruction by name. On Zen 3, tiles
+ * of 64 to 400 terms take 0.90 to 0.96 of the time. Not measured with AVX-512. */
 #if defined(__x86_64__) && defined(__FMA__) && !defined(__AVX512F__)
 #if FASTNN_DOUBLE
 #define ADD_PRODUCT(sum, x, y) __asm__("vfmadd231pd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(y))
@@ -55,11 +56,11 @@
 #define ADD_PRODUCT(sum, x, y) __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(x), "x"(y))
 #endif
 #define TILE_TURN 4
-#define TILE_STEP 2
+#define TILE_FETCH_TURN 2
 #else
 #define ADD_PRODUCT(sum, x, y) ((sum) += (x) * (y))
 #define TILE_TURN 1
-#define TILE_STEP 4
+#define TILE_FETCH_TURN 4
 #endif
 
 typedef struct {
@@ -68,7 +69,7 @@ typedef struct {
     int accumulate;                 /* add to C, which has its bias */
     const real *next[TILE_NEXT];    /* cache lines to ask for first; all move on by next_stride */
     int64_t next_stride;
-    int64_t gap;                    /* steps of k from one request to the next: whole TILE_STEPs */
+    int64_t gap;                    /* steps of k from one request to the next: whole turns */
     real *panel;                    /* where to copy the rows of B, without gaps */
 } TileShape;
 
@@ -123,12 +124,14 @@ FASTNN_INLINE void tile_body(const int MR, const int NV, const int PARTIAL, cons
 #pragma GCC unroll 3
             for (int i = 0; i < TILE_NEXT; i++) {
                 __builtin_prefetch(next[i], DUTY == TILE_WRITES, 2);
+                if (DUTY == TILE_WRITES && TILE_COLUMNS > LINE) /* a row of C is two lines */
+                    __builtin_prefetch(next[i] + LINE, 1, 2);
                 next[i] += shape->next_stride;
             }
 #pragma GCC unroll 1
-            for (int64_t i = 0; i < gap; i += TILE_STEP) {
+            for (int64_t i = 0; i < gap; i += TILE_FETCH_TURN) {
 #pragma GCC unroll 4
-                for (int step = 0; step < TILE_STEP; step++) STEP_OF_K;
+                for (int step = 0; step < TILE_FETCH_TURN; step++) STEP_OF_K;
             }
         }
     } else {
