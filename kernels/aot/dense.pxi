@@ -123,7 +123,7 @@ cdef void narrow_dw(const real* x, const real* dz, int64_t batch, int64_t inputs
     shape.ldc = TILE_COLUMNS
     shape.bias = NULL
     shape.accumulate = 0
-    for panel in range(blocks_of(i1 - i0, TILE_COLUMNS)):
+    for panel in range(panels_of(i1 - i0)):
         j = i0 + panel * TILE_COLUMNS
         width = <int>min(i1 - j, <int64_t>TILE_COLUMNS)
         if units == 1:  # a column is contiguous as it is
@@ -258,7 +258,7 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
                 top = start + (stop - start) * block // blocks
                 bottom = start + (stop - start) * (block + 1) // blocks
                 a = x0 + (top - start)
-                for panel in range(blocks_of(n, TILE_COLUMNS)):
+                for panel in range(panels_of(n)):
                     j = panel * TILE_COLUMNS
                     width = <int>min(n - j, <int64_t>TILE_COLUMNS)
                     b = packed + j * batch if pack else dz + first + j

@@ -58,6 +58,11 @@ cdef int64_t gemm_scratch() noexcept nogil:
                (N_BLOCK + x_stride()) * K_BLOCK + N_BLOCK * TILE_ROWS)
 
 
+cdef inline int64_t panels_of(int64_t width) noexcept nogil:
+    """Panels of so many columns, the last of which may be partial."""
+    return blocks_of(width, TILE_COLUMNS)
+
+
 cdef inline int64_t a_stride() noexcept nogil:
     """Numbers of one k in a packed tile of A: whole vectors."""
     return blocks_of(TILE_ROWS, VLEN) * VLEN
@@ -140,7 +145,7 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
                 shape.bias = p.bias + first if p.bias != NULL else NULL
                 tile_of_a_row(&shape, a, b + first, p.c + top * p.ldc + first)
                 first += ROW_COLUMNS
-            for panel in range(blocks_of(j1 - first, TILE_COLUMNS)):
+            for panel in range(panels_of(j1 - first)):
                 j = first + panel * TILE_COLUMNS
                 width = <int>min(j1 - j, <int64_t>TILE_COLUMNS)
                 shape.bias = p.bias + j if p.bias != NULL else NULL
@@ -321,7 +326,7 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
                     else:
                         shape.lda = p.lda
                         a = p.a + (k0 * p.lda + top if p.a_by_columns else top * p.lda + k0)
-                    for panel in range(blocks_of(width, TILE_COLUMNS)):
+                    for panel in range(panels_of(width)):
                         first = panel * TILE_COLUMNS
                         columns = <int>min(width - first, <int64_t>TILE_COLUMNS)
                         shape.bias = p.bias + j + first if p.bias != NULL else NULL
@@ -336,7 +341,7 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
                             b = p.b + k0 * p.ldb + j + first
                             tile = tile_with_duty(<int>(bottom - top), TILE_PACKS)
                         elif ahead > 0 and fetch_b(
-                                p, &shape, (block - tiles_pack) * blocks_of(width, TILE_COLUMNS) + panel,
+                                p, &shape, (block - tiles_pack) * panels_of(width) + panel,
                                 j + width, ahead, k0, k):
                             tile = tile_with_duty(<int>(bottom - top), TILE_READS)
                         tile(&shape, a, b, p.c + top * p.ldc + j + first, columns, 1)
