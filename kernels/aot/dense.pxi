@@ -236,12 +236,13 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
         first = j0 + chunk * N_BLOCK
         n = min(j1 - first, <int64_t>N_BLOCK)
         shape.ldb = units
-        # Copies of x and dz pay from so many columns and rows on.
+        # Copies of x and dz pay from so many columns and tiles on; sums are the same either way.
         pack = n >= PACK_COLUMNS and tiles >= X_TILES and batch <= K_BLOCK
         if pack:
             shape.ldb = TILE_COLUMNS
             pack_b(&p, first, n, 0, batch, packed)
         shape.ldc = n
+        # Tiles, one below the other, whose gradient is made before the rule runs over it.
         height = 1 if far else max(N_BLOCK // n, <int64_t>1)
         groups = blocks_of(tiles, X_TILES if pack else height)
         for group in range(groups):
