@@ -75,6 +75,8 @@ cdef extern from "tile.h" nogil:
         int64_t ldc
         const real* bias
         int accumulate
+        int epilogue
+        int64_t to_y
         const real* next[3]
         int64_t next_stride
         int64_t gap
@@ -89,7 +91,9 @@ cdef extern from "tile.h" nogil:
                int columns, int by_columns)
     int ROW_COLUMNS
     void tile_of_a_row(const TileShape*, const real*, const real*, real*)
+    void rank_one(const TileShape*, const real*, const real*, real*, int64_t rows, int64_t columns)
     int TILE_READS, TILE_WRITES, TILE_PACKS
+    int TILE_SUMS, TILE_RELU, TILE_RELU_GRADIENT
     tile_fn tile_with_duty(int rows, int duty)
 
 cdef extern from "elementary.h" nogil:

@@ -123,6 +123,7 @@ cdef void narrow_dw(const real* x, const real* dz, int64_t batch, int64_t inputs
     shape.ldc = TILE_COLUMNS
     shape.bias = NULL
     shape.accumulate = 0
+    shape.epilogue = TILE_SUMS
     for panel in range(panels_of(i1 - i0)):
         j = i0 + panel * TILE_COLUMNS
         width = <int>min(i1 - j, <int64_t>TILE_COLUMNS)
@@ -231,6 +232,7 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
     shape.k = batch
     shape.ldb = units
     shape.accumulate = 0
+    shape.epilogue = TILE_SUMS
     shape.bias = NULL
     for chunk in range(blocks_of(j1 - j0, N_BLOCK)):
         first = j0 + chunk * N_BLOCK

@@ -79,11 +79,23 @@ cdef inline void masked(const real* x, const real* mask, int64_t n, real* y) noe
         y[i] = x[i] * mask[i]
 
 
-cdef inline void finish(const Product* p, int64_t i0, int64_t i1, int64_t j0,
-                        int64_t j1) noexcept nogil:
-    """Apply the epilogue to a block of C that has just been written and is still in the cache."""
+cdef inline int tile_epilogue(const Product* p) noexcept nogil:
+    """What tiles do of the epilogue."""
+    if p.forward == activation_relu:
+        return TILE_RELU
+    if p.gradient == activation_relu_grad and p.mask == NULL:
+        return TILE_RELU_GRADIENT
+    return TILE_SUMS
+
+
+cdef void finish(const Product* p, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
+                 int done) noexcept nogil:
+    """Apply the epilogue, but for what tiles have done of it, to a block of C that has just been
+    written and is still in the cache."""
     cdef int64_t at, i, n = j1 - j0
-    if p.forward == NULL and p.gradient == NULL and p.mask == NULL:
+    cdef int forward = p.forward != NULL and done != TILE_RELU
+    cdef int gradient = p.gradient != NULL and done != TILE_RELU_GRADIENT
+    if not forward and not gradient and p.mask == NULL:
         return
     # Whole rows are one run, if each begins a vector: a number's place in a vector must not depend
     # on which rows a thread has (see rows_at_once).
@@ -92,11 +104,11 @@ cdef inline void finish(const Product* p, int64_t i0, int64_t i1, int64_t j0,
         i1 = i0 + 1
     for i in range(i0, i1):
         at = i * p.ldc + j0
-        if p.forward != NULL:
+        if forward:
             p.forward(p.c + at, n, p.constants)
         if p.mask != NULL:
             masked(p.c + at, p.mask + at, n, (p.c if p.dropped == NULL else p.dropped) + at)
-        if p.gradient != NULL:
+        if gradient:
             p.gradient(p.c + at, NULL, p.y + at, n, p.constants)
 
 
@@ -130,10 +142,12 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
     shape.lda = p.lda
     shape.ldb = p.ldb
     shape.ldc = p.ldc
+    shape.to_y = <int64_t>p.y - <int64_t>p.c
     for part in range(parts):
         k0 = p.k * part // parts
         shape.k = p.k * (part + 1) // parts - k0
         shape.accumulate = part > 0
+        shape.epilogue = tile_epilogue(p) if part == parts - 1 else TILE_SUMS
         b = p.b + k0 * p.ldb
         for block in range(blocks):
             top = i0 + (i1 - i0) * block // blocks
@@ -152,7 +166,9 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
                 strip(&shape, a, b + j, p.c + top * p.ldc + j, bottom - top, width,
                       p.a_by_columns)
             if part == parts - 1:
-                finish(p, top, bottom, j0, j1)
+                if first > j0:
+                    finish(p, top, bottom, j0, first, TILE_SUMS)
+                finish(p, top, bottom, first, j1, shape.epilogue)
 
 
 cdef void multiply_by_a_column(const Product* p, int64_t i0, int64_t i1) noexcept nogil:
@@ -161,26 +177,24 @@ cdef void multiply_by_a_column(const Product* p, int64_t i0, int64_t i1) noexcep
     cdef real bias = 0 if p.bias == NULL else p.bias[0]
     for i in range(i0, i1):
         p.c[i * p.ldc] = row_dot(p.a + i * p.lda, p.b, p.k) + bias
-    finish(p, i0, i1, 0, 1)
+    finish(p, i0, i1, 0, 1, TILE_SUMS)
 
 
 cdef void multiply_by_a_row(const Product* p, int64_t i0, int64_t i1, int64_t j0,
                             int64_t j1) noexcept nogil:
     """The product with a B of one row, which has nothing to sum."""
-    cdef int64_t i, j, top = i0, bottom
-    cdef real x
-    cdef real* c
+    cdef TileShape shape
+    cdef int64_t top = i0, bottom
+    shape.lda = 1 if p.a_by_columns else p.lda
+    shape.ldc = p.ldc
+    shape.bias = p.bias + j0 if p.bias != NULL else NULL
+    shape.epilogue = tile_epilogue(p)
+    shape.to_y = <int64_t>p.y - <int64_t>p.c
     while top < i1:  # by blocks of rows that stay in the first cache
         bottom = min(top + max(CHUNK // (j1 - j0), <int64_t>1), i1)
-        for i in range(top, bottom):
-            x = p.a[i if p.a_by_columns else i * p.lda]
-            c = p.c + i * p.ldc
-            for j in range(j0, j1):
-                c[j] = x * p.b[j]
-            if p.bias != NULL:
-                for j in range(j0, j1):
-                    c[j] += p.bias[j]
-        finish(p, top, bottom, j0, j1)
+        rank_one(&shape, p.a + top * shape.lda, p.b + j0, p.c + top * p.ldc + j0, bottom - top,
+                 j1 - j0)
+        finish(p, top, bottom, j0, j1, shape.epilogue)
         top = bottom
 
 
@@ -286,6 +300,7 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
     cdef const real* b
     cdef tile_fn tile
     shape.ldc = p.ldc
+    shape.to_y = <int64_t>p.y - <int64_t>p.c
     # Blocks of nearly equal size: a thin one would pack as much as a thick one and use it less.
     cdef int64_t k_blocks = max(blocks_of(p.k, K_BLOCK), <int64_t>1)
     cdef int64_t m_blocks = blocks_of(i1 - i0, M_BLOCK)
@@ -295,6 +310,7 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
         last = k0 + k == p.k
         shape.k = k
         shape.accumulate = k0 > 0
+        shape.epilogue = tile_epilogue(p) if last else TILE_SUMS
         for m_block in range(m_blocks):
             m0 = i0 + (i1 - i0) * m_block // m_blocks
             m1 = i0 + (i1 - i0) * (m_block + 1) // m_blocks
@@ -346,7 +362,7 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
                             tile = tile_with_duty(<int>(bottom - top), TILE_READS)
                         tile(&shape, a, b, p.c + top * p.ldc + j + first, columns, 1)
                     if last and (block == blocks - 1 or (bottom - since) * width >= CHUNK):
-                        finish(p, since, bottom, j, j + width)
+                        finish(p, since, bottom, j, j + width, shape.epilogue)
                         since = bottom
 
 

@@ -116,7 +116,7 @@ FASTNN_INLINE void prefetch_l2(const real *p, int64_t n) {
     for (int64_t i = 0; i < n; i += 64 / (int64_t)sizeof(real)) __builtin_prefetch(p + i, 0, 2);
 }
 
-/* Lane-wise maximum. What it does with NaN differs between targets: do not rely on it. */
+/* Lane-wise a > b ? a : b, and so b where one of them is NaN. */
 FASTNN_INLINE vreal v_max(vreal a, vreal b) {
 #if defined(__AVX512F__) && FASTNN_DOUBLE
     return _mm512_max_pd(a, b);

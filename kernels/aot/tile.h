@@ -67,6 +67,8 @@ typedef struct {
     int64_t k, lda, ldb, ldc;
     const real *bias;               /* one value per column to add, or NULL */
     int accumulate;                 /* add to C, which has its bias */
+    int epilogue;                   /* what to do to the finished sums */
+    int64_t to_y;                   /* bytes from a number of C to the one of y in its place */
     const real *next[TILE_NEXT];    /* cache lines to ask for first; all move on by next_stride */
     int64_t next_stride;
     int64_t gap;                    /* steps of k from one request to the next: whole turns */
@@ -75,13 +77,27 @@ typedef struct {
 
 /* What a tile does besides: nothing, ask for cache lines to read or to write, copy B. */
 enum { TILE_PLAIN, TILE_READS, TILE_WRITES, TILE_PACKS };
+/* What becomes of its sums. Relu and its gradient, one or three instructions, are done in registers:
+ * a loop over what has been written takes longer than a small product. They give what the formula's
+ * loops give, to the bit. */
+enum { TILE_SUMS, TILE_RELU, TILE_RELU_GRADIENT };
 
 typedef void (*tile_fn)(const TileShape *, const real *, const real *, real *, int, int64_t);
+
+/* From here on GCC takes p to be anything. What is worked out from it is not prepared before a loop
+ * that needs all registers, nor kept in several of them where adding once would do. */
+#define HIDE(p) __asm__ volatile("" : "+r"(p))
+
+/* x in all lanes, made here and not before a loop either. */
+FASTNN_INLINE vreal v_late(real x) {
+    __asm__ volatile("" : "+m"(x));
+    return v_all(x);
+}
 
 FASTNN_INLINE void tile_body(const int MR, const int NV, const int PARTIAL, const int BY_COLUMNS,
                              const int DUTY, const TileShape *shape, const real *a, const real *b,
                              real *c, int columns) {
-    const int64_t lda = shape->lda, ldb = shape->ldb, ldc = shape->ldc, K = shape->k;
+    const int64_t lda = shape->lda, ldb = shape->ldb, ldc = shape->ldc;
     const int last = columns - (NV - 1) * VLEN;
     const int fetch = DUTY == TILE_READS || DUTY == TILE_WRITES;
     const real *bias = shape->accumulate ? NULL : shape->bias;
@@ -113,14 +129,15 @@ FASTNN_INLINE void tile_body(const int MR, const int NV, const int PARTIAL, cons
         b += ldb;                                                                                  \
         panel += TILE_COLUMNS;                                                                     \
     } while (0)
-    int64_t k = 0;
+    const uint64_t K = (uint64_t)shape->k;
     if (fetch) {
         const real *next[TILE_NEXT];
-        const int64_t gap = shape->gap;
+        const uint64_t gap = (uint64_t)shape->gap;
+        uint64_t k = K;
 #pragma GCC unroll 3
         for (int i = 0; i < TILE_NEXT; i++) next[i] = shape->next[i];
 #pragma GCC unroll 1
-        for (; k + gap <= K; k += gap) {
+        for (; k >= gap; k -= gap) {
 #pragma GCC unroll 3
             for (int i = 0; i < TILE_NEXT; i++) {
                 __builtin_prefetch(next[i], DUTY == TILE_WRITES, 2);
@@ -129,38 +146,73 @@ FASTNN_INLINE void tile_body(const int MR, const int NV, const int PARTIAL, cons
                 next[i] += shape->next_stride;
             }
 #pragma GCC unroll 1
-            for (int64_t i = 0; i < gap; i += TILE_FETCH_TURN) {
+            for (uint64_t turns = gap / TILE_FETCH_TURN; turns > 0; turns--) {
 #pragma GCC unroll 4
                 for (int step = 0; step < TILE_FETCH_TURN; step++) STEP_OF_K;
             }
         }
-    } else {
 #pragma GCC unroll 1
-        for (; k + TILE_TURN <= K; k += TILE_TURN) {
+        for (; k > 0; k--) STEP_OF_K;
+    } else {
+        /* First what makes no whole turn: after the turns it costs short products more. */
+#pragma GCC unroll 1
+        for (uint64_t rest = K % TILE_TURN; rest > 0; rest--) STEP_OF_K;
+#pragma GCC unroll 1
+        for (uint64_t turns = K / TILE_TURN; turns > 0; turns--) {
 #pragma GCC unroll 4
             for (int step = 0; step < TILE_TURN; step++) STEP_OF_K;
         }
     }
-#pragma GCC unroll 1
-    for (; k < K; k++) STEP_OF_K;
+    HIDE(shape);
+    const int64_t down = shape->ldc;
+    real *row = c;
+#define NEXT_ROW                                                                                   \
+    do {                                                                                           \
+        row += down;                                                                               \
+        HIDE(row);                                                                                 \
+    } while (0)
     if (shape->accumulate) {
+#pragma GCC unroll 14
+        for (int m = 0; m < MR; m++) {
+#pragma GCC unroll 2
+            for (int v = 0; v < NV; v++) acc[m][v] += LOAD_LAST(row, v);
+            NEXT_ROW;
+        }
+        row = c;
+    }
+    if (shape->epilogue == TILE_RELU) {
+        const vreal zero = v_late(0);
 #pragma GCC unroll 14
         for (int m = 0; m < MR; m++)
 #pragma GCC unroll 2
-            for (int v = 0; v < NV; v++) acc[m][v] += LOAD_LAST(c + m * ldc, v);
+            for (int v = 0; v < NV; v++) acc[m][v] = v_max(zero, acc[m][v]);
+    } else if (shape->epilogue == TILE_RELU_GRADIENT) {
+        const vreal zero = v_late(0), one = v_late(1);
+        row = (real *)((char *)c + shape->to_y);
+#pragma GCC unroll 14
+        for (int m = 0; m < MR; m++) {
+#pragma GCC unroll 2
+            for (int v = 0; v < NV; v++) acc[m][v] *= v_if_less(zero, LOAD_LAST(row, v), one, zero);
+            NEXT_ROW;
+        }
+        row = c;
     }
 #pragma GCC unroll 14
-    for (int m = 0; m < MR; m++)
+    for (int m = 0; m < MR; m++) {
 #pragma GCC unroll 2
         for (int v = 0; v < NV; v++) {
-            if (PARTIAL && v == NV - 1) v_store_n(c + m * ldc + v * VLEN, acc[m][v], last);
-            else v_store(c + m * ldc + v * VLEN, acc[m][v]);
+            if (PARTIAL && v == NV - 1) v_store_n(row + v * VLEN, acc[m][v], last);
+            else v_store(row + v * VLEN, acc[m][v]);
         }
+        NEXT_ROW;
+    }
+#undef NEXT_ROW
 #undef STEP_OF_K
 #undef LOAD_LAST
 }
 
-/* One row of C by ROW_VECTORS whole vectors: a tile of one row by two waits for each sum. */
+/* One row of C by ROW_VECTORS whole vectors, without an epilogue: a tile of one row by two waits for
+ * each sum. */
 #define ROW_VECTORS 8
 #define ROW_COLUMNS (ROW_VECTORS * VLEN)
 static void tile_of_a_row(const TileShape *shape, const real *a, const real *b, real *c) {
@@ -177,6 +229,41 @@ static void tile_of_a_row(const TileShape *shape, const real *a, const real *b, 
     }
 #pragma GCC unroll 8
     for (int v = 0; v < ROW_VECTORS; v++) v_store(c + v * VLEN, acc[v]);
+}
+
+FASTNN_INLINE void rank_one_body(const int EPILOGUE, const TileShape *shape, const real *a,
+                                 const real *b, real *c, int64_t rows, int64_t columns) {
+    const real *bias = shape->bias;
+    const int64_t lda = shape->lda, ldc = shape->ldc, whole = columns / VLEN * VLEN;
+    const int rest = (int)(columns - whole);
+    const vreal zero = {0}, one = v_all(1);
+#define NUMBERS_AT(LOAD, STORE, j, ...)                                                            \
+    do {                                                                                           \
+        vreal made = scalar * LOAD(b + (j), ##__VA_ARGS__);                                        \
+        if (bias) made += LOAD(bias + (j), ##__VA_ARGS__);                                         \
+        if (EPILOGUE == TILE_RELU) made = v_max(zero, made);                                       \
+        if (EPILOGUE == TILE_RELU_GRADIENT)                                                        \
+            made *= v_if_less(zero, LOAD(y + (j), ##__VA_ARGS__), one, zero);                      \
+        STORE(c + (j), made, ##__VA_ARGS__);                                                       \
+    } while (0)
+    for (; rows > 0; rows--, a += lda, c += ldc) {
+        const vreal scalar = v_all(a[0]);
+        const real *y = (const real *)((const char *)c + shape->to_y);
+        for (int64_t j = 0; j < whole; j += VLEN) NUMBERS_AT(v_load, v_store, j);
+        if (rest) NUMBERS_AT(v_load_n, v_store_n, whole, rest);
+    }
+#undef NUMBERS_AT
+}
+
+/* Rows of C = A B + bias with one step of k, where nothing is summed. Those of A are lda apart. */
+static void rank_one(const TileShape *shape, const real *a, const real *b, real *c, int64_t rows,
+                     int64_t columns) {
+    if (shape->epilogue == TILE_RELU)
+        rank_one_body(TILE_RELU, shape, a, b, c, rows, columns);
+    else if (shape->epilogue == TILE_RELU_GRADIENT)
+        rank_one_body(TILE_RELU_GRADIENT, shape, a, b, c, rows, columns);
+    else
+        rank_one_body(TILE_SUMS, shape, a, b, c, rows, columns);
 }
 
 #define TILE_NAME(MR, NV, PARTIAL, BY_COLUMNS, DUTY) tile_##MR##_##NV##_##PARTIAL##_##BY_COLUMNS##_##DUTY
