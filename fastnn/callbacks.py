@@ -79,7 +79,7 @@ class EarlyStopping(_Watcher):
     min_delta
         The least change that counts as an improvement, >= 0.
     patience
-        Epochs without improvement after which training stops, >= 0.
+        Epochs in a row without improvement after which training stops, >= 0; 0 is as 1.
     mode
         ``"min"``, ``"max"``, or ``"auto"``: max for accuracies, min for the rest.
     restore_best_weights
@@ -118,7 +118,7 @@ class EarlyStopping(_Watcher):
         if self._improved(epoch, logs):
             if self.restore_best_weights:
                 self._weights = [w.copy() for w in model.get_weights()]
-        elif self._waited > self.patience:
+        elif self._waited >= max(self.patience, 1):
             self.stopped_epoch = epoch
             model.stop_training = True
 
@@ -223,10 +223,14 @@ class History:
         self.history: dict[str, list[float]] = {}
 
     def append(self, epoch: int, logs: dict[str, float]) -> None:
-        """Add one epoch."""
+        """Add one epoch. What it lacks, because it was interrupted, or what earlier ones lacked is
+        NaN: every list has a value for every epoch."""
+        nan = float("nan")
+        for name in logs:
+            self.history.setdefault(name, [nan] * len(self.epoch))
+        for name, values in self.history.items():
+            values.append(logs.get(name, nan))
         self.epoch.append(epoch)
-        for name, value in logs.items():
-            self.history.setdefault(name, []).append(value)
 
     def __repr__(self) -> str:
         last = {name: round(values[-1], 4) for name, values in self.history.items()}

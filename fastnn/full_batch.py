@@ -46,7 +46,7 @@ from .inspection import copy_of
 from .lookup import resolve
 from .model import Model
 from .runtime import NOT_FINITE
-from .training import NonFiniteLoss, Progress, culprit, summarise
+from .training import NonFiniteLoss, Progress, culprit, summarise, training
 
 # ------------------------------------------------------------------ the methods
 
@@ -192,9 +192,10 @@ class _Objective:
         self.move(w)
         self._totals[:] = 0
         n = len(self.data)
-        status, _ = self.runner.run(self.data.feeds, self._totals, rows=n, batch=n, last=1)
+        with self.runner.lock:
+            status, _ = self.runner.run(self.data.feeds, self._totals, rows=n, batch=n, last=1)
+            gradient = self.runner.gradients().astype(np.float64)
         logs = summarise(self.runner, self._totals[0], n)
-        gradient = self.runner.gradients().astype(np.float64)
         good = status != NOT_FINITE and np.isfinite(gradient).all()
         # A large step may round to infinite weights, whose loss may be finite (tanh).
         if not (good and np.isfinite(self.weights).all()):
@@ -375,22 +376,17 @@ class _Training:
 
     def run(self, minimize: Callable[..., Any]) -> History:
         """Train, and leave model and history in a sound state however it ends."""
-        self.model.stop_training = False
-        for callback in self.callbacks:
-            callback.on_train_begin(self.model)
-        start = self.objective.weights.astype(np.float64)
-        try:
-            self.good = self._evaluate(start)
-            if not (self._converged(self.good) or self.model.stop_training):
-                self._minimize(minimize, start)
-            if self.lost:
-                self._fail()
-        finally:
-            if self._moved:
-                self.objective.move(start if self.good is None else self.good.w)
-            self.progress.close()
-            for callback in self.callbacks:
-                callback.on_train_end(self.model)
+        with training(self.model, self.callbacks, self.progress):
+            start = self.objective.weights.astype(np.float64)
+            try:
+                self.good = self._evaluate(start)
+                if not (self._converged(self.good) or self.model.stop_training):
+                    self._minimize(minimize, start)
+                if self.lost:
+                    self._fail()
+            finally:
+                if self._moved:
+                    self.objective.move(start if self.good is None else self.good.w)
         return self.history
 
     def _minimize(self, minimize: Callable[..., Any], start: np.ndarray) -> None:

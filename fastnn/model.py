@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -32,7 +33,7 @@ from .metrics import get as resolve_metric
 from .network import Network, chain
 from .report import Table, describe_layers, describe_program, profile_program, said
 from .runtime import BACKENDS, NativeRunner, Runner, State, aligned, make_runner, most_threads
-from .training import History, Loop, NonFiniteLoss, Progress, summarise
+from .training import History, Loop, NonFiniteLoss, Progress, summarise, training
 
 DTYPES = ("float32", "float64")
 
@@ -136,11 +137,18 @@ class Model:
         self._dtype = "float32"
         self._runners: dict[Any, Runner] = {}
         self._direct: dict[int, Callable[[Any, Any], Any]] = {}
+        self._making = threading.RLock()  # of a runner: several threads may use a model
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what points to native memory and is made on demand, and
         without what was measured on this machine."""
-        return self.__dict__ | {"_runners": {}, "_direct": {}, "_choices": {}}
+        kept = self.__dict__ | {"_runners": {}, "_direct": {}, "_choices": {}}
+        del kept["_making"]
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._making = threading.RLock()
 
     # ------------------------------------------------------------------ building and compiling
 
@@ -334,17 +342,18 @@ class Model:
         optimizer = self.optimizer if kind == "train" else None
         way = (optimizer.learning_rate, optimizer.options) if optimizer is not None else ()
         key = (kind, labels, weighted, mixup, batch, way, side_by_side)
-        if key not in self._runners:
-            with_metrics = kind in ("train", "evaluate")
-            heads = tuple(
-                replace(head, labels=is_label, metrics=head.metrics if with_metrics else ())
-                for head, is_label in zip(self.heads, labels, strict=bool(labels))
-            )
-            purpose = Purpose(kind, heads, weighted, optimizer, mixup)
-            if len(self._runners) >= 16:  # sizes that keep changing must not fill the memory
-                self._runners.pop(next(iter(self._runners)))
-            self._runners[key] = self._make_runner(purpose, batch, side_by_side)
-        return self._runners[key]
+        with self._making:
+            if key not in self._runners:
+                with_metrics = kind in ("train", "evaluate")
+                heads = tuple(
+                    replace(head, labels=is_label, metrics=head.metrics if with_metrics else ())
+                    for head, is_label in zip(self.heads, labels, strict=bool(labels))
+                )
+                purpose = Purpose(kind, heads, weighted, optimizer, mixup)
+                if len(self._runners) >= 16:  # sizes that keep changing must not fill the memory
+                    self._runners.pop(next(iter(self._runners)))
+                self._runners[key] = self._make_runner(purpose, batch, side_by_side)
+            return self._runners[key]
 
     def _forget_runners(self) -> None:
         self._runners.clear()
@@ -712,10 +721,8 @@ class Model:
             held_out = self._prepare(*take_apart("validation_data", validation_data))
         validate = self._validator(held_out)
         progress = Progress(verbose, source.total, epochs)
-        self.history, self.stop_training = History(), False
-        for callback in listed:
-            callback.on_train_begin(self)
-        try:
+        self.history = History()
+        with training(self, listed, progress):
             for epoch in range(epochs):
                 for callback in listed:
                     callback.on_epoch_begin(self, epoch)
@@ -728,10 +735,6 @@ class Model:
                     callback.on_epoch_end(self, epoch, logs)
                 if self.stop_training:
                     break
-        finally:
-            progress.close()
-            for callback in listed:
-                callback.on_train_end(self)
         return self.history
 
     def _train_epoch(self, source: Batches, epoch: int, progress: Progress) -> dict[str, float]:
@@ -766,8 +769,9 @@ class Model:
         chain, _ = self._need()
         runner = self._runner("gradients", data, len(data))
         totals = np.zeros((1, len(runner.program.sums)))
-        runner.run(data.feeds, totals, rows=len(data), batch=len(data), last=1)
-        flat = runner.gradients().copy()
+        with runner.lock:
+            runner.run(data.feeds, totals, rows=len(data), batch=len(data), last=1)
+            flat = runner.gradients().copy()
         gradients = chain.views(flat, np.zeros(chain.buffers, flat.dtype))
         return summarise(runner, totals[0], len(data))["loss"], gradients
 
@@ -862,7 +866,8 @@ class Model:
         try:
             direct = self._direct[len(X)]
         except (KeyError, TypeError):
-            direct = self._make_direct(X, out)
+            with self._making:
+                direct = self._make_direct(X, out)
         return direct(X, out)
 
     def _make_direct(self, X: Any, out: Any) -> Callable[[Any, Any], Any]:

@@ -107,12 +107,17 @@ class Order:
 
 
 class Runner:
-    """What runners share; ``progress`` holds the next step, also when a run was interrupted."""
+    """What runners share; ``progress`` holds the next step, also when a run was interrupted.
+
+    A runner's memory serves one run at a time: ``lock`` is held within one, and by who reads
+    afterwards what it left.
+    """
 
     name: str
     program: Program
     state: State
     progress: np.ndarray
+    lock: threading.RLock
 
     @property
     def providers(self) -> list[str]:
@@ -143,7 +148,14 @@ class Runner:
         ``update`` nothing is changed. Returns how the run ended (``FINISHED``, ``OUT_OF_TIME``,
         ``NOT_FINITE``) and the next step, or the one whose loss is lost.
         """
-        raise TypeError("a runner defines run()")
+        with self.lock:
+            return self._run(
+                feeds, totals, rows=rows, batch=batch, first=first, last=last, order=order,
+                seconds=seconds, times=times, update=update,
+            )  # fmt: skip
+
+    def _run(self, feeds: Feeds, totals: np.ndarray, **how: Any) -> tuple[int, int]:
+        raise TypeError("a runner defines _run()")
 
     def run_all(self, feeds: Feeds, totals: np.ndarray, *, rows: int, batch: int) -> None:
         """Run over all rows once, in slices that leave Python time to handle signals."""
@@ -164,6 +176,7 @@ class NumpyRunner(Runner):
 
     def __init__(self, program: Program, state: State) -> None:
         self.program, self.state = program, state
+        self.lock = threading.RLock()
         self._gradients = np.zeros(program.gradients, program.dtype)
         self._arena = aligned(program.plan.arena_bytes)
         self._results = aligned(program.plan.rows_bytes)
@@ -209,19 +222,19 @@ class NumpyRunner(Runner):
     def gradients(self) -> np.ndarray:
         return self._gradients
 
-    def run(
+    def _run(
         self,
         feeds: Feeds,
         totals: np.ndarray,
         *,
         rows: int,
         batch: int,
-        first: int = 0,
+        first: int,
         last: int,
-        order: Order | None = None,
-        seconds: float = 1e9,
-        times: np.ndarray | None = None,
-        update: bool = True,
+        order: Order | None,
+        seconds: float,
+        times: np.ndarray | None,
+        update: bool,
     ) -> tuple[int, int]:
         deadline = perf_counter() + seconds
         self.progress[0] = first
@@ -312,6 +325,7 @@ class NativeRunner(Runner):
         scratch = max(k.scratch_bytes for k in (kernels, *others.values()))
         program = replace(program, scratch=program.split.threads * scratch)
         self.program, self.state, self.provider = program, state, kernels
+        self.lock = threading.RLock()
         self.name = ", ".join(dict.fromkeys(k.name for k in (kernels, *others.values())))
         plan, split = program.plan, program.split
         self._shards = split.threads if split.mode == "shard" else 1
@@ -393,11 +407,16 @@ class NativeRunner(Runner):
         self._places.clear()
 
     def _compile(self, calls: Sequence[int]) -> None:
-        try:
-            nodes = self.program.nodes
-            self._arrived = {i: self._kernel(nodes[i], self._others[i]) for i in calls}
-        except Exception as error:  # training goes on as it is
-            warnings.warn(f"kernels that were chosen cannot be compiled: {error}", stacklevel=1)
+        arrived, failed = {}, []
+        for i in calls:
+            try:
+                arrived[i] = self._kernel(self.program.nodes[i], self._others[i])
+            except Exception as error:  # training goes on with the kernel that it has
+                failed.append(i)
+                warnings.warn(f"a kernel that was chosen cannot be compiled: {error}", stacklevel=1)
+        with self.lock:
+            self._arrived = arrived
+            self._others = {i: other for i, other in self._others.items() if i not in failed}
 
     def _take_arrived(self) -> None:
         """Take what has been compiled meanwhile: between runs, where no thread is in a kernel."""
@@ -637,28 +656,6 @@ class NativeRunner(Runner):
             self._places[rows] = place, self._views(table, rows, feeds, ordered)
         return table, self._places[rows][1]
 
-    def run(
-        self,
-        feeds: Feeds,
-        totals: np.ndarray,
-        *,
-        rows: int,
-        batch: int,
-        first: int = 0,
-        last: int,
-        order: Order | None = None,
-        seconds: float = 1e9,
-        times: np.ndarray | None = None,
-        update: bool = True,
-    ) -> tuple[int, int]:
-        if self._arrived:
-            self._take_arrived()
-        with blas_threads("blas" in self.providers):
-            return self._run(
-                feeds, totals, rows=rows, batch=batch, first=first, last=last, order=order,
-                seconds=seconds, times=times, update=update,
-            )  # fmt: skip
-
     def _run(
         self,
         feeds: Feeds,
@@ -673,34 +670,37 @@ class NativeRunner(Runner):
         times: np.ndarray | None,
         update: bool,
     ) -> tuple[int, int]:
+        if self._arrived:
+            self._take_arrived()
         whole, rest = min(batch, rows), rows % batch
         full, views = self._fed(whole, feeds, order is None)
         partial, partial_views = self._fed(rest, feeds, order is None) if rest else (full, views)
-        return executor.run(
-            full,
-            partial,
-            self._steps,
-            self._sums,
-            totals,
-            compute=self.program.compute,
-            split=self.program.split.mode == "split",
-            rows=rows,
-            batch=batch,
-            first=first,
-            last=last,
-            updates=self.state.updates,
-            epochs=self.state.epochs,
-            seed=self.state.seed,
-            order=order.order if order else None,
-            keys=order.keys if order else None,
-            order_epoch=order.epoch if order else None,
-            seconds=seconds,
-            times=times,
-            update=update,
-            progress=self.progress,
-            views=(views, partial_views),
-            moves=self._moves,
-        )
+        with blas_threads("blas" in self.providers):
+            return executor.run(
+                full,
+                partial,
+                self._steps,
+                self._sums,
+                totals,
+                compute=self.program.compute,
+                split=self.program.split.mode == "split",
+                rows=rows,
+                batch=batch,
+                first=first,
+                last=last,
+                updates=self.state.updates,
+                epochs=self.state.epochs,
+                seed=self.state.seed,
+                order=order.order if order else None,
+                keys=order.keys if order else None,
+                order_epoch=order.epoch if order else None,
+                seconds=seconds,
+                times=times,
+                update=update,
+                progress=self.progress,
+                views=(views, partial_views),
+                moves=self._moves,
+            )
 
 
 class _OneBlasThread:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,26 @@ class Progress:
             self.bar.close()
 
 
+@contextmanager
+def training(model: Model, callbacks: Sequence[Callback], progress: Progress) -> Iterator[None]:
+    """Tell callbacks that training begins and, however it ends, those that know of it that it ends.
+
+    The progress bar is closed before that. Each is told, whatever another raises.
+    """
+    model.stop_training = False
+    told: list[Callback] = []
+    try:
+        for callback in callbacks:
+            callback.on_train_begin(model)
+            told.append(callback)
+        yield
+    finally:
+        progress.close()
+        with ExitStack() as ends:
+            for callback in reversed(told):  # a stack: the first comes out first
+                ends.callback(callback.on_train_end, model)
+
+
 def summarise(runner: Runner, totals: np.ndarray, rows: int) -> dict[str, float]:
     """Loss (with penalties), losses of several outputs, and metrics from sums over rows."""
     logs: dict[str, float] = {"loss": 0.0}
@@ -153,44 +174,57 @@ class Loop:
         self.order = Order(len(self.data)) if self.shuffle else None
         self.totals = np.zeros((self.epochs - self.initial_epoch, len(self.runner.program.sums)))
         self.step = 0
-        self.snapshot = _Snapshot(self.state, self.runner) if self.keep_snapshot else None
+        self.counted = 0  # steps that the model's counters know of
+        self.snapshot: _Snapshot | None = None
         self.runner.progress[0] = 0  # a runner serves many calls of fit
 
     def run(self) -> History:
         """Train, and leave model and history in a sound state however it ends."""
-        self.model.stop_training = False
-        for callback in self.callbacks:
-            callback.on_train_begin(self.model)
-        try:
-            while self.step < self.total and not self.model.stop_training:
-                self._slice()
-        finally:
-            # An interrupt may come up right after the native call, or between two epochs of it.
-            self.step = int(self.runner.progress[0])
-            self._record_finished()
-            self.state.updates += self.step
-            self.state.epochs += self.step // self.per_epoch
-            if self.snapshot is not None:
-                self.snapshot.give_back()
-            self.progress.close()
-            for callback in self.callbacks:
-                callback.on_train_end(self.model)
+        with training(self.model, self.callbacks, self.progress):
+            try:
+                while self.step < self.total and not self.model.stop_training:
+                    self._slice()
+            finally:
+                # An interrupt may come up right after the native call, or between two epochs of it.
+                self._count()
+                self._record_finished()
+                if self.snapshot is not None:
+                    self.snapshot.give_back()
         return self.history
+
+    def _count(self) -> None:
+        """Bring the model's counters to the steps that are done: callbacks may copy the model."""
+        self.step = int(self.runner.progress[0])
+        self.state.updates += self.step - self.counted
+        self.state.epochs += self.step // self.per_epoch - self.counted // self.per_epoch
+        self.counted = self.step
+
+    @contextmanager
+    def _counters_of_the_start(self) -> Iterator[None]:
+        """The model's counters without the steps of this loop, from which runners count these."""
+        kept = self.state.updates, self.state.epochs
+        try:
+            self.state.updates -= self.counted
+            self.state.epochs -= self.counted // self.per_epoch
+            yield
+        finally:
+            self.state.updates, self.state.epochs = kept
 
     def _slice(self) -> None:
         epoch = self.step // self.per_epoch
         if self.callbacks and self.step == epoch * self.per_epoch:
-            for callback in self.callbacks:
-                callback.on_epoch_begin(self.model, epoch + self.initial_epoch)
+            self._tell("on_epoch_begin", epoch + self.initial_epoch)
         if self.callbacks:  # one of them may have set another learning rate
             self.runner = self.renewed()
+            if self.runner.state is not self.state:
+                raise RuntimeError("callbacks: one of them compiled the model while it trains")
             self.runner.progress[0] = self.step
         between = self.callbacks or self.validate is not None
         last = (epoch + 1) * self.per_epoch if between else self.total
         self._take_snapshot()
         before = self.step
         status, _ = self._run(before, last, self.totals)
-        self.step = int(self.runner.progress[0])
+        self._count()
         if status == NOT_FINITE:
             self._record_finished()
             self._fail()
@@ -199,22 +233,25 @@ class Loop:
             self._end_epoch(done)
 
     def _run(self, first: int, last: int, totals: np.ndarray, **options: Any) -> tuple[int, int]:
-        return self.runner.run(
-            self.data.feeds,
-            totals,
-            rows=len(self.data),
-            batch=self.batch,
-            first=first,
-            last=last,
-            order=self.order,
-            **({"seconds": SLICE} | options),
-        )
+        with self._counters_of_the_start():
+            return self.runner.run(
+                self.data.feeds,
+                totals,
+                rows=len(self.data),
+                batch=self.batch,
+                first=first,
+                last=last,
+                order=self.order,
+                **({"seconds": SLICE} | options),
+            )
 
     def _take_snapshot(self) -> None:
         """Now and then, copy the weights once it is known that their loss is finite.
 
         At the start of every epoch where there are callbacks: what they change cannot be repeated.
         """
+        if self.keep_snapshot and self.snapshot is None:
+            self.snapshot = _Snapshot(self.state, self.runner)
         if self.snapshot is None or self.step == self.snapshot.step:
             return
         often = self.callbacks and self.step % self.per_epoch == 0
@@ -228,7 +265,8 @@ class Loop:
     def _fail(self) -> None:
         """Go back to the weights of the last finite loss, and say what happened."""
         failed = self.step
-        op = culprit(self.runner, self.data, self.batch, failed, self.order)
+        with self._counters_of_the_start():
+            op = culprit(self.runner, self.data, self.batch, failed, self.order)
         if self.snapshot is not None:
             self.snapshot.restore()
             # The same steps again: all that is random comes from counters.
@@ -251,5 +289,11 @@ class Loop:
         logs = self._record(index, **{f"val_{name}": value for name, value in held_out.items()})
         epoch = index + self.initial_epoch
         self.progress.epoch(epoch, logs)
-        for callback in self.callbacks:
-            callback.on_epoch_end(self.model, epoch, logs)
+        self._tell("on_epoch_end", epoch, logs)
+
+    def _tell(self, event: str, *about: Any) -> None:
+        try:
+            for callback in self.callbacks:
+                getattr(callback, event)(self.model, *about)
+        finally:
+            self.runner.progress[0] = self.step  # one may have trained the model with this runner

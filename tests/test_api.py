@@ -780,9 +780,10 @@ def stops_after(callback, values, name):
     [
         ({}, [3, 2, 1], None, 2),
         ({}, [3, 2, 2, 1], 2, 1),
-        ({"patience": 1}, [3, 2, 4, 1, 5, 5], 5, 3),
-        ({"patience": 2}, [3, 2, 4, 5, 1], None, 4),
-        ({"patience": 2}, [1, 2, 2, 2, 0], 3, 0),
+        ({"patience": 1}, [3, 2, 1, 5, 5], 3, 2),
+        ({"patience": 2}, [3, 2, 4, 1, 5, 5, 5], 5, 3),
+        ({"patience": 3}, [3, 2, 4, 5, 1], None, 4),
+        ({"patience": 3}, [1, 2, 2, 2, 0], 3, 0),
         ({"min_delta": 0.5}, [3, 2.6, 1], 1, 0),
         ({"min_delta": 0.5}, [3, 2.4, 1.8], None, 2),
         ({"mode": "max"}, [1, 2, 3, 3], 3, 2),
@@ -806,7 +807,7 @@ def test_early_stopping_rules(options, values, stopped, best_epoch):
 
 @pytest.mark.parametrize("values", [[3, 2, 4, 5], [3, 2, 1]])
 def test_early_stopping_restores_the_best_weights(values):
-    callback = fnn.callbacks.EarlyStopping(patience=1, restore_best_weights=True)
+    callback = fnn.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
     _, model = stops_after(callback, values, "val_loss")
     assert model.parameters[0] == np.argmin(values)
 
@@ -822,7 +823,7 @@ def test_early_stopping_on_a_real_training():
     )
     losses = history.history["val_loss"]
     assert len(losses) < 300
-    assert stopping.stopped_epoch == len(losses) - 1 == stopping.best_epoch + 4
+    assert stopping.stopped_epoch == len(losses) - 1 == stopping.best_epoch + 3
     assert stopping.best_epoch == int(np.argmin(losses)) and stopping.best == min(losses)
     same(model.parameters, recorder.weights[stopping.best_epoch])
     # A second use starts afresh.

@@ -147,6 +147,22 @@ def test_an_optimizer():
         heavy_ball(0.1, nu=1.0)
 
 
+def test_a_rule_with_as_many_parameters_as_there_may_be():
+    @fnn.custom.optimizer(state=("v",))
+    def spread(w, g, v, rate, a=0.1, b=0.2, c=0.3, d=0.4, e=0.5, f=0.6, h=0.7):
+        new = (a + b + c + d + e + f + h) / 4.0 * v - rate * g
+        return w + new, new
+
+    for given in ({"e": 0.9}, {}):  # every parameter in its place, with and without a penalty
+        for options in ({}, {"kernel_regularizer": fnn.regularizers.L2(0.1)}):
+            ours, history = same_everywhere(optimizer=spread(0.02, **given), **options)
+            mu = (2.3 + given.get("e", 0.5)) / 4
+            momentum = fnn.optimizers.Momentum(0.02, mu=mu)
+            built_in, expected = trained(optimizer=momentum, **options)
+            np.testing.assert_allclose(ours.parameters, built_in.parameters, rtol=1e-12)
+            np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-12)
+
+
 def define_adam():
     @fnn.custom.optimizer(state=("m", "v"), constants=("c1", "c2"))
     def my_adam(w, g, m, v, rate, beta1=0.9, beta2=0.999, epsilon=1e-8, c1=1.0, c2=1.0):

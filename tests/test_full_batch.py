@@ -447,7 +447,7 @@ def test_early_stopping_goes_back_to_the_best_weights():
     held_out = classes(n=200, number=3, seed=9)
     fit(model, X, y, "lbfgs", validation_data=held_out, callbacks=stopping)
     values = model.history.history["val_loss"]
-    assert stopping.best_epoch == int(np.argmin(values)) == len(values) - 5
+    assert stopping.best_epoch == int(np.argmin(values)) == len(values) - 4
     assert model.evaluate(*held_out)["loss"] == pytest.approx(min(values), rel=1e-12)
 
 

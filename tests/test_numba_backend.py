@@ -657,13 +657,22 @@ def test_a_failed_compilation_is_a_warning(measured, monkeypatch):
     fnn.tune(model, 32)
     runner = model._runner("train", model._example(32), 32)
 
+    whole, other = runner._kernel, next(i for i in runner._others if i != 4)
+
     def broken(node, kernels):
-        raise ValueError("broken")
+        if node is runner.program.nodes[4]:
+            raise ValueError("broken")
+        return whole(node, kernels)
 
     monkeypatch.setattr(runner, "_kernel", broken)
+    for i in (4, other):
+        runner._chosen[i] = whole(runner.program.nodes[i], runner.provider), runner.provider.name
+    runner._others |= {4: runner._others[other]}
     with pytest.warns(UserWarning, match="cannot be compiled: broken"):
-        runner._compile([4])
+        runner._compile([4, other])
     model.fit(X, y, batch_size=32, verbose=0)
+    assert runner.providers[other] == "numba"  # the others come all the same
+    assert runner.providers[4] == runner.provider.name and not runner.is_waiting
 
 
 def test_blas_gets_its_threads_back():

@@ -475,9 +475,12 @@ def test_copies_of_good_weights_taken_on_the_way_change_nothing(way, monkeypatch
 
 @ways
 @pytest.mark.parametrize("changes", ["rate", "weights"])
-def test_what_callbacks_change_is_not_lost_with_the_loss(changes, way):
+@pytest.mark.parametrize("event", ["on_train_begin", "on_epoch_begin", "on_epoch_end"])
+def test_what_callbacks_change_is_not_lost_with_the_loss(changes, way, event):
     """The weights of the last finite loss, also when a callback had its hand in them."""
     slow, fast = 0.01, 3.0
+    # At the beginning: lost in the first epoch, before any later copy of the weights.
+    when, slow_steps, batch = (2, 9, 32) if event == "on_epoch_end" else (0, 0, 2)
 
     def change(model):
         if changes == "weights":
@@ -485,17 +488,174 @@ def test_what_callbacks_change_is_not_lost_with_the_loss(changes, way):
         model.optimizer.learning_rate = fast
 
     class Change(fnn.callbacks.Callback):
-        def on_epoch_end(self, model, epoch, logs):
-            if epoch == 2:
-                change(model)
+        pass
 
+    def told(self, model, epoch=when, logs=None):
+        if epoch == when:
+            change(model)
+
+    setattr(Change, event, told)
     model, X, y = diverging(way, optimizer=SGD(slow))
-    error = lost(model, X, y, callbacks=Change())
-    assert error.step > 20  # nine steps are slow
+    error = lost(model, X, y, callbacks=Change(), batch_size=batch)
+    assert error.step > 20 if slow_steps else 3 < error.step < 35
     again, _, _ = diverging(way, optimizer=SGD(slow))
-    replay(again, X, y, 9)
+    replay(again, X, y, slow_steps)
     change(again)
-    close(model.parameters, replay(again, X, y, error.step - 1 - 9))
+    close(model.parameters, replay(again, X, y, error.step - 1 - slow_steps, batch))
+
+
+class Save(fnn.callbacks.Callback):
+    def on_epoch_end(self, model, epoch, logs):
+        if epoch == 2:
+            self.saved = pickle.dumps(model)
+            average = "average" in model.optimizer.slots
+            self.average = model.averaged_weights() if average else None
+
+
+@ways
+def test_training_goes_on_from_a_copy_that_a_callback_made(way):
+    """Counters included: of the schedule, of Adam's correction, of the masks and of the order."""
+    X, y = classes(n=70)
+    options = {"epochs": 6, "batch_size": 32, "verbose": 0}
+    rate = fnn.schedules.ExponentialDecay(0.01, 0.5, 10)
+    model = classifier(optimizer=fnn.optimizers.Adam(rate), **WAYS[way])
+    save = Save()
+    model.fit(X, y, **(options | {"epochs": 2}))  # it need not begin at 0
+    losses = model.fit(X, y, callbacks=save, **options).history["loss"]
+    again = pickle.loads(save.saved)
+    assert again.fit(X, y, initial_epoch=3, **options).history["loss"] == losses[3:]
+    np.testing.assert_array_equal(again.parameters, model.parameters)
+
+
+def test_a_callback_sees_the_averaged_weights():
+    X, y = classes(n=64)
+    models = [classifier(optimizer=SGD(0.1, ema=0.9)) for _ in range(2)]
+    save = Save()
+    models[0].fit(X, y, epochs=5, callbacks=save, verbose=0)
+    models[1].fit(X, y, epochs=3, verbose=0)
+    for seen, expected in zip(save.average, models[1].averaged_weights(), strict=True):
+        np.testing.assert_array_equal(seen, expected)
+
+
+def test_a_callback_may_train_the_model_itself():
+    """With the same runner: the loop goes on where it was."""
+    X, y = classes(n=64)
+
+    class Train(fnn.callbacks.Callback):
+        def on_epoch_end(self, model, epoch, logs):
+            model.train_on_batch(X, y)
+
+    model, again = classifier(), classifier()
+    history = model.fit(X, y, epochs=3, batch_size=64, shuffle=False, callbacks=Train(), verbose=0)
+    assert len(history.epoch) == 3
+    for _ in range(6):
+        again.train_on_batch(X, y)
+    close(model.parameters, again.parameters)
+
+
+def test_a_callback_may_not_compile_the_model():
+    X, y = classes(n=64)
+
+    class Compile(fnn.callbacks.Callback):
+        def on_epoch_end(self, model, epoch, logs):
+            model.compile("cross_entropy")
+
+    with pytest.raises(RuntimeError, match="callbacks: one of them compiled the model"):
+        classifier().fit(X, y, epochs=3, callbacks=Compile(), verbose=0)
+
+
+@pytest.mark.parametrize("fit", ["fit", "fit_batches", "lbfgs"])
+def test_callbacks_that_know_of_the_beginning_know_of_the_end(fit):
+    X, y = classes(n=64)
+    told = []
+
+    class Tells(fnn.callbacks.Callback):
+        def __init__(self, name, fails=""):
+            self.name, self.fails = name, fails
+
+        def on_train_begin(self, model):
+            if self.fails == "begin":
+                raise ValueError("in on_train_begin")
+            told.append(f"{self.name} begins")
+
+        def on_train_end(self, model):
+            told.append(f"{self.name} ends")
+            if self.fails == "end":
+                raise ValueError("in on_train_end")
+
+    def run(callbacks):
+        told.clear()
+        model = classifier()
+        with pytest.raises(ValueError, match="in on_train_"):
+            if fit == "fit_batches":
+                model.fit_batches([(X, y)], callbacks=callbacks, verbose=0)
+            else:
+                how = {"optimizer": "lbfgs"} if fit == "lbfgs" else {}
+                model.fit(X, y, callbacks=callbacks, verbose=0, **how)
+        return told
+
+    begun = ["a begins", "b begins"]
+    assert run([Tells("a"), Tells("b"), Tells("c", "begin")]) == [*begun, "a ends", "b ends"]
+    assert run([Tells("a", "end"), Tells("b")]) == [*begun, "a ends", "b ends"]
+
+
+def test_an_epoch_without_its_validation_leaves_no_gap_in_the_history():
+    X, y = classes(n=64)
+    model = classifier()
+    evaluate, calls = model._evaluate, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return evaluate(*arguments)
+
+    model._evaluate = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y, epochs=9, validation_data=(X, y), verbose=0)
+    history = model.history
+    assert history.epoch == [0, 1, 2]
+    assert {len(values) for values in history.history.values()} == {3}
+    assert np.isnan(history.history["val_loss"]).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "use",
+    {
+        "predict": lambda model, X, y: model.predict(X),
+        "predict_into": lambda model, X, y: model.predict_into(X, np.empty((len(X), 3), X.dtype)),
+        "evaluate": lambda model, X, y: model.evaluate(X, y)["loss"],
+        "loss_and_gradients": lambda model, X, y: model.loss_and_gradients(X, y)[1][0],
+        "input_gradients": lambda model, X, y: model.input_gradients(X, y),
+    }.items(),
+    ids=lambda use: use[0],
+)
+def test_python_threads_may_use_one_model(use, backend):
+    """Each with data of its own, of other sizes too, in one batch and in several."""
+    _, use = use
+    model = classifier(hidden=64, layers=(L.Dense(64, "tanh"),), backend=backend)
+    data = []
+    for rows in (500, 500, 700, 3000):
+        X, y = classes(n=rows, seed=len(data))
+        data.append((X.astype("float32"), y))
+    expected = [use(model, X, y) for X, y in data]
+    wrong = []
+
+    def run(i):
+        try:
+            for _ in range(60):
+                if not np.array_equal(use(model, *data[i]), expected[i]):
+                    wrong.append(i)
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(data))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
 
 
 @pytest.mark.parametrize("name", fnn.optimizers.OPTIMIZERS)

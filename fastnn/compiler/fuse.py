@@ -291,7 +291,7 @@ def fuse_update(graph: Graph, batch: int) -> Graph:
         return graph.with_nodes(n for n in nodes if n is not update)
     new = Tensor(segments.name, (len(table), 4), type="double", region="table")
     fused = graph.with_nodes(nodes)
-    fused.tables = {new: np.array(table)}
+    fused.tables = {**graph.tables, new: np.array(table)}
     return fused.substitute({segments: new})
 
 

@@ -217,7 +217,7 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
             top = i0 + block * N_BLOCK
             bottom = min(top + N_BLOCK, i1)
             narrow_dw(x, dz, batch, inputs, units, top, bottom, gradient)
-            apply_rule(&rule, top * units, gradient, (bottom - top) * units, call.constants + 4)
+            apply_rule(&rule, top * units, gradient, (bottom - top) * units, call.constants)
         if thread == 0:
             update_bias(&rule, call, 0, units, gradient)
         return
@@ -273,11 +273,11 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
                         strip(&shape, a, b, gradient + j, bottom - top, width, 1)
                 if n == units:  # whole rows of w: one contiguous run
                     apply_rule(&rule, top * units, gradient, (bottom - top) * n,
-                               call.constants + 4)
+                               call.constants)
                 else:
                     for i in range(top, bottom):
                         apply_rule(&rule, i * units + first, gradient + (i - top) * n, n,
-                                   call.constants + 4)
+                                   call.constants)
     if i0 == 0:  # threads that share columns leave the bias to the first of them
         update_bias(&rule, call, j0, j1, gradient)
 
@@ -298,4 +298,4 @@ cdef void update_bias(Rule* rule, const Call* call, int64_t j0, int64_t j1,
         first = j0 + chunk * N_BLOCK
         n = min(j1 - first, <int64_t>N_BLOCK)
         column_sums(dz + first, batch, n, units, gradient)
-        apply_rule(rule, first, gradient, n, call.constants + 6)
+        apply_rule(rule, first, gradient, n, call.constants + 2)

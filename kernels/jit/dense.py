@@ -27,7 +27,7 @@ FAR_BYTES = 3 << 19
 #: Numbers of a gradient that an update rule takes at a time.
 BLOCK = 4096
 #: Operand at which a rule's state begins, and places of the decay of weights and bias.
-STATE, OF_WEIGHTS, OF_BIAS = 4, 4, 6
+STATE, OF_WEIGHTS, OF_BIAS = 4, 0, 2
 
 
 @dataclass(frozen=True)

@@ -114,12 +114,7 @@ def dense_dw(x, dz, dw, db):
     "x[B,I] dz[B,O] w[I,O] b?[O] s0?[P] s1?[P] s2?[P] s3?[P] ->",
     formula="optimizer",
     sizes=lambda d, attrs, binding: (d["B"], d["I"], d["O"]),
-    constants=lambda attrs: (
-        *attrs["parameters"],
-        *(0.0,) * (4 - len(attrs["parameters"])),
-        *attrs["decay"][0],
-        *attrs["decay"][1],
-    ),
+    constants=lambda attrs: (*attrs["decay"][0], *attrs["decay"][1]),
     flops=lambda d: 2.0 * count(d, "B", "I", "O") + 10.0 * count(d, "I", "O"),
     writes=("w", "b", "s0", "s1", "s2", "s3"),
     uses_step=True,
