@@ -110,12 +110,18 @@ def get(value: Any) -> ActivationFunction:
 
 def __getattr__(name: str) -> Any:
     if name in names() or name in ALIASES:
+        formula = FORMULAS["activation"].find(ALIASES.get(name, name))
 
-        def function(**parameters: float) -> ActivationFunction:
+        def function(*values: float, **parameters: float) -> ActivationFunction:
+            if values and formula is not None:
+                parameters = formulas.named(formula, values, parameters)
+            elif values:
+                raise TypeError(f"{name}: takes 0 parameters, got {len(values)}")
             return make(name, **parameters)
 
-        function.__name__ = name
-        formula = FORMULAS["activation"].find(ALIASES.get(name, name))
+        function.__name__ = function.__qualname__ = name
+        if formula is not None:
+            function.__signature__ = formulas.signature(formula)  # type: ignore[attr-defined]
         function.__doc__ = formulas.documentation(formula) if formula else ROW_FUNCTIONS[name]
         return function
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

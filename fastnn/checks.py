@@ -67,6 +67,19 @@ def suited(name: str, choice: Any, dims: int | None) -> None:
         )
 
 
+def _table(name: str, value: Any) -> np.ndarray:
+    """The numbers of a DataFrame or Series. Columns of several types (with booleans, or those that
+    know of missing values) become floats, with NaN for what is missing."""
+    array = value.to_numpy()
+    types: Any = getattr(value, "dtypes", None)
+    if array.dtype != object or array.ndim != 2 or not hasattr(types, "items"):
+        return array
+    wrong = [str(column) for column, kind in types.items() if kind.kind not in "biuf"]
+    if wrong:
+        raise TypeError(f"{name}: expected columns of numbers, not so: {', '.join(wrong)}")
+    return value.to_numpy(dtype="float64", na_value=np.nan)
+
+
 def numeric(name: str, value: Any) -> np.ndarray:
     """An array of numbers or booleans, without a copy where it is one already.
 
@@ -78,7 +91,7 @@ def numeric(name: str, value: Any) -> np.ndarray:
         Rows of different lengths.
     """
     if hasattr(value, "to_numpy"):  # pandas, polars
-        value = value.to_numpy()
+        value = _table(name, value)
     if isinstance(value, (str, bytes)):
         raise TypeError(f"{name}: expected an array of numbers, got the string {value!r}")
     try:
@@ -86,7 +99,7 @@ def numeric(name: str, value: Any) -> np.ndarray:
     except ValueError as error:
         raise ValueError(f"{name}: not a rectangular array: {error}") from None
     if array.dtype.kind not in "biuf":
-        hint = " (rows of different lengths, or mixed types)" if array.dtype == object else ""
+        hint = " (text, mixed types, or rows of different lengths)" if array.dtype == object else ""
         raise TypeError(f"{name}: expected an array of numbers, got dtype {array.dtype}{hint}")
     return array
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -76,10 +77,10 @@ class Examples:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a user gives for one output, its numbers, and the loss that compares them."""
+    """What a user gives for one output, the shape of that, and the loss that compares them."""
 
     array: Any
-    units: int
+    shape: tuple[int, ...]
     loss: Loss
 
 
@@ -126,7 +127,9 @@ def prepare(
         checks.same_length(name, raw, first, rows)
         checks.finite(name, raw, dtype)
         try:
-            ys.append(target.loss.targets(raw, target.units, dtype))
+            if len(target.shape) > 1 and raw.shape[1:] == target.shape:
+                raw = raw.reshape(rows, -1)
+            ys.append(target.loss.targets(raw, math.prod(target.shape), dtype))
         except (ValueError, TypeError) as error:
             message = str(error)
             renamed = name + message[1:] if message.startswith("y:") else message

@@ -137,6 +137,27 @@ class MeanAbsoluteError(PointwiseLoss):
     name = "mean_absolute_error"
 
 
+def _expect_probabilities(graph: Graph, prediction: Tensor, loss: Loss, **advice: str) -> None:
+    """Raise a ValueError where an output is made by an op that makes none: training would go on,
+    without a sign of it, to losses that mean nothing."""
+    node = graph.producer(prediction)
+    if node is None or node.attrs.get("function", "identity") != "identity":
+        return
+    if node.op.name in advice:
+        made = "without an activation" if node.op.name == "dense" else f"of {node.op.name}"
+        raise ValueError(
+            f"loss: {loss.name} expects probabilities, the model's output is {made}; "
+            f"{advice[node.op.name]}"
+        )
+
+
+#: What to do about outputs that are no probabilities of classes.
+_INSTEAD = {
+    "dense": "make it 'softmax', or take CrossEntropy(from_logits=True)",
+    "log_softmax": "take 'negative_log_likelihood'",
+}
+
+
 class CrossEntropy(Loss):
     """-sum t log p over the classes; integer labels (n,) or one-hot (or soft) targets (n, classes).
 
@@ -200,6 +221,7 @@ class CrossEntropy(Loss):
         operands = prediction, target.labels, target.targets, weights
         if self.from_logits:
             return graph.emit("softmax_cross_entropy", *operands, divergence=False)[0]
+        _expect_probabilities(graph, prediction, self, **_INSTEAD)
         # Probabilities of zero are taken for the smallest that float32 tells from it near one.
         return graph.emit("cross_entropy", *operands, floor=1e-7)[0]
 
@@ -253,6 +275,7 @@ class KLDivergence(_OfClasses):
     ) -> Tensor:
         if target.labels is not None:
             return super().emit(graph, prediction, target, weights)
+        _expect_probabilities(graph, prediction, self, **_INSTEAD)
         return graph.emit(
             "pointwise_loss", prediction, None, target.targets, weights,
             function="kl_divergence", parameters=(), mean=False,
@@ -348,6 +371,14 @@ class BinaryCrossEntropy(PointwiseLoss):
     def function(self) -> str:
         return self.functions[self.from_logits]
 
+    def emit(
+        self, graph: Graph, prediction: Tensor, target: Target, weights: Tensor | None
+    ) -> Tensor:
+        if not self.from_logits:
+            advice = "make it 'sigmoid', or take BinaryCrossEntropy(from_logits=True)"
+            _expect_probabilities(graph, prediction, self, dense=advice)
+        return super().emit(graph, prediction, target, weights)
+
     def __repr__(self) -> str:
         return f"BinaryCrossEntropy(from_logits={self.from_logits})"
 
@@ -355,11 +386,12 @@ class BinaryCrossEntropy(PointwiseLoss):
 def class_of(formula: Formula, name: str) -> type[PointwiseLoss]:
     """The loss class of a formula that needs nothing but its parameters."""
 
-    def __init__(self: PointwiseLoss, **given: float) -> None:
-        self.parameters = formulas.parameters(formula, given)
+    def __init__(self: PointwiseLoss, *values: float, **given: float) -> None:
+        self.parameters = formulas.parameters(formula, formulas.named(formula, values, given))
 
     contents = {
         "__init__": __init__,
+        "__signature__": formulas.signature(formula),
         "__doc__": f"Mean over the outputs of {formulas.documentation(formula)}",
         "__module__": __name__,
         "functions": (formula.name,),

@@ -91,11 +91,12 @@ class MeanAbsoluteError(_Pointwise):
 def class_of(formula: Formula, name: str) -> type[Metric]:
     """The metric class of a formula."""
 
-    def __init__(self: _Pointwise, **given: float) -> None:
-        self.parameters = formulas.parameters(formula, given)
+    def __init__(self: _Pointwise, *values: float, **given: float) -> None:
+        self.parameters = formulas.parameters(formula, formulas.named(formula, values, given))
 
     contents = {
         "__init__": __init__,
+        "__signature__": formulas.signature(formula),
         "__doc__": f"Mean over the outputs of {formulas.documentation(formula)}",
         "__module__": __name__,
         "function": formula.name,
@@ -109,7 +110,12 @@ METRICS: dict[str, type[Metric]] = {
     c.name: c for c in (Accuracy, MeanSquaredError, MeanAbsoluteError)
 }
 
+#: Other names that the field uses.
+ALIASES = {"acc": "accuracy", "mse": "mean_squared_error", "mae": "mean_absolute_error"}
+
 
 def get(value: Any) -> Metric:
     """The metric that a name or object stands for."""
+    if isinstance(value, str):
+        value = ALIASES.get(value, value)
     return resolve("metrics", value, METRICS, Metric)

@@ -421,13 +421,13 @@ class Model:
 
     def _targets(self, name: str, y: Any, network: Network) -> dict[str, Targets]:
         """The targets of each output, by what they are called in messages."""
-        units = [math.prod(shape) for shape in network.output_shapes]
-        if len(units) == 1 and not (isinstance(y, Mapping) and self._named_outputs):
-            return {name: Targets(y, units[0], self.loss)}
+        shapes = network.output_shapes
+        if len(shapes) == 1 and not (isinstance(y, Mapping) and self._named_outputs):
+            return {name: Targets(y, shapes[0], self.loss)}
         arrays = _apart(name, y, self._output_names)
         return {
-            key: Targets(array, n, head.loss)
-            for (key, array), n, head in zip(arrays.items(), units, self.heads, strict=True)
+            key: Targets(array, shape, head.loss)
+            for (key, array), shape, head in zip(arrays.items(), shapes, self.heads, strict=True)
         }
 
     # ------------------------------------------------------------------ training

@@ -129,6 +129,8 @@ class Optimizer:
         if isinstance(rate, schedules.Constant):
             (rate,) = rate.parameters
         names = list(FORMULAS["optimizer"][self.function].parameters)
+        flags = (n for n in _parameters(type(self)) if n not in (*names, "decoupled"))
+        names += [n for n in flags if getattr(self, n, None) is True]
         if self.weight_decay:
             names += ["weight_decay", *([] if self.decoupled else ["decoupled"])]
         limits = ("clip_value", "clip_norm", "clip_global_norm", "ema")
@@ -269,6 +271,7 @@ class RMSProp(Optimizer):
         **options: Any,
     ) -> None:
         super().__init__(learning_rate, **options)
+        self.centered = bool(centered)
         if centered:
             self.function = "centered_rmsprop"
         self.rho = checks.number("rho", rho, 0, 1, open_high=True)

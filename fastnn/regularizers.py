@@ -35,7 +35,8 @@ class Penalty(Regularizer):
 
     def __init__(self, factor: float = 0.01, *values: float, **given: float) -> None:
         self.factor = checks.number("factor", factor, 0)
-        given = formulas.named(self.formula, values) | given
+        given = formulas.named(self.formula, (factor, *values), given, "factor")
+        del given["factor"]
         self.parameters = formulas.parameters(self.formula, given)
 
     @property
@@ -117,6 +118,7 @@ def class_of(formula: Formula, name: str) -> type[Penalty]:
     contents = {
         "__doc__": about + _NOTES.get(formula.name, ""),
         "__module__": __name__,
+        "__signature__": formulas.signature(formula, factor=0.01),
         "function": formula.name,
     }
     return type(camel_case(name), (Penalty,), contents)

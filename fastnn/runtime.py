@@ -154,7 +154,20 @@ class Runner:
                 seconds=seconds, times=times, update=update,
             )  # fmt: skip
 
-    def _run(self, feeds: Feeds, totals: np.ndarray, **how: Any) -> tuple[int, int]:
+    def _run(
+        self,
+        feeds: Feeds,
+        totals: np.ndarray,
+        *,
+        rows: int,
+        batch: int,
+        first: int,
+        last: int,
+        order: Order | None,
+        seconds: float,
+        times: np.ndarray | None,
+        update: bool,
+    ) -> tuple[int, int]:
         raise TypeError("a runner defines _run()")
 
     def run_all(self, feeds: Feeds, totals: np.ndarray, *, rows: int, batch: int) -> None:

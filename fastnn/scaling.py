@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from copy import copy
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from . import activations, checks
 from .initializers import Orthogonal
-from .layers import Activation, Dense, Input, Layer
+from .layers import Activation, CosineDense, Dense, Input, Layer, WeightNormDense
 from .model import Sequential
 
 
@@ -29,7 +29,8 @@ def lsuv(
     z = x W + b over all rows and units, again and again until the variance of z is close to 1.
     Unlike rules that look at n and m alone, this holds for any activation, depth and scale of X.
 
-    Biases and everything else stay. Call it before ``fit``: what was learned is lost.
+    Biases and everything else stay, and so do layers whose values do not grow with their kernel:
+    `CosineDense` and `WeightNormDense`. Call it before ``fit``: what was learned is lost.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ def lsuv(
     if not isinstance(model, Sequential):
         raise TypeError(f"model: expected a Sequential, got {type(model).__name__}")
     chain, state = model._need(compiled=False)
-    if not any(isinstance(layer, Dense) for layer in chain.layers):
+    if not any(_is_scaled(layer) for layer in chain.layers):
         raise ValueError(f"model: expected at least one Dense layer, got {model!r}")
     checks.number("tolerance", tolerance, 0, open_low=True)
     checks.positive_int("max_iterations", max_iterations)
@@ -89,7 +90,7 @@ def lsuv(
     between_weights: list[np.ndarray] = []
     for i, layer in enumerate(chain.layers):
         own = [w for w, placed in zip(weights, chain.weights, strict=True) if placed.layer == i]
-        if not isinstance(layer, Dense):
+        if not _is_scaled(layer):
             between.append(layer)
             between_weights += own
             continue
@@ -116,6 +117,11 @@ def lsuv(
         values, between, between_weights = z, [Activation(layer.activation)], []
     model.set_weights(weights)
     return variances
+
+
+def _is_scaled(layer: Layer) -> TypeGuard[Dense]:
+    """Whether the layer's values grow with its kernel."""
+    return isinstance(layer, Dense) and not isinstance(layer, (CosineDense, WeightNormDense))
 
 
 def _outputs(

@@ -13,6 +13,7 @@ SGD(learning_rate=LinearDecay(0.1, 0.001, 1000))
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from . import checks, formulas
@@ -69,16 +70,19 @@ class Schedule:
 def class_of(formula: Formula, name: str) -> type[Schedule]:
     """The schedule class of a formula."""
 
-    def __init__(self: Schedule, rate: float, *values: float, **given: float) -> None:
+    def __init__(self: Schedule, *values: float, **given: float) -> None:
+        given = formulas.named(formula, values, given, "rate")
+        if "rate" not in given:
+            raise TypeError(f"{formula.name}: needs the parameter 'rate'")
         # Of a constant rate a user sees nothing but the optimizer's argument.
         argument = "rate" if formula.parameters else "learning_rate"
-        first = checks.number(argument, rate, 0, open_low=True)
-        given = formulas.named(formula, values) | given
-        self.parameters = (first, *formulas.parameters(formula, given))
+        rate = checks.number(argument, given.pop("rate"), 0, open_low=True)
+        self.parameters = (rate, *formulas.parameters(formula, given))
 
     arguments = ", ".join(("rate", *formula.parameters))
     contents = {
         "__init__": __init__,
+        "__signature__": formulas.signature(formula, rate=inspect.Parameter.empty),
         "__doc__": f"({arguments})\n\n{formulas.documentation(formula)}",
         "__module__": __name__,
         "function": formula.name,

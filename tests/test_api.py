@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import math
 import tracemalloc
 
@@ -1233,6 +1234,82 @@ def test_pandas_frames_and_series():
     w = pandas.Series(np.linspace(1, 2, 70))
     a = fitted(classifier(), frame, labels, sample_weight=w)
     same(a, fitted(classifier(), X, y, sample_weight=w.to_numpy()))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (fnn.losses.Huber, "(delta: 'float' = 1.0)"),
+        (fnn.regularizers.Lp, "(factor: 'float' = 0.01, *, p: 'float')"),
+        (fnn.schedules.LinearDecay, "(rate: 'float', final_rate: 'float', decay_steps: 'float')"),
+        (fnn.activations.leaky_relu, "(slope: 'float' = 0.01)"),
+    ],
+)
+def test_classes_made_from_formulas_say_how_they_are_called(make, text):
+    assert str(inspect.signature(make)) == text
+    values = range(1, 1 + len(inspect.signature(make).parameters))
+    named = dict(zip(inspect.signature(make).parameters, values, strict=True))
+    assert repr(make(*values)) == repr(make(**named))
+
+
+def test_an_optimizer_shows_what_was_chosen():
+    rule = fnn.optimizers.RMSProp(0.1, centered=True)
+    assert repr(rule) == "RMSProp(learning_rate=0.1, rho=0.9, epsilon=1e-08, centered=True)"
+    assert "centered" not in repr(fnn.optimizers.RMSProp(0.1))
+
+
+@pytest.mark.parametrize(
+    ("loss", "last", "hint"),
+    [
+        ("cross_entropy", L.Dense(3), "make it 'softmax'"),
+        ("kl_divergence", L.Dense(3), "make it 'softmax'"),
+        ("cross_entropy", L.Dense(3, "log_softmax"), "take 'negative_log_likelihood'"),
+        ("binary_cross_entropy", L.Dense(3), "make it 'sigmoid'"),
+    ],
+)
+def test_outputs_that_are_no_probabilities_are_refused(loss, last, hint):
+    X, y = blobs()
+    model = fnn.Sequential([L.Dense(8, "relu"), last])
+    model.compile(loss)
+    with pytest.raises(ValueError, match=f"loss: {loss} expects probabilities.*{hint}"):
+        model.fit(X, np.eye(3)[y], verbose=0)
+
+
+def test_targets_may_have_the_shape_of_the_output():
+    X = np.random.default_rng(0).normal(size=(20, 4, 3))
+    losses = []
+    for y in (X, X.reshape(20, 12)):
+        model = fnn.Sequential([fnn.Input((4, 3)), L.Activation("relu")])
+        model.compile("mean_squared_error")
+        losses.append(model.evaluate(X, y)["loss"])
+    assert losses[0] == losses[1] == pytest.approx(np.mean(np.minimum(X, 0) ** 2), rel=1e-5)
+    with pytest.raises(ValueError, match=r"y: expected shape \(n, 12\).* got \(20, 3, 4\)"):
+        model.evaluate(X, X.transpose(0, 2, 1))
+
+
+def test_metrics_have_the_short_names_of_losses():
+    X, y = blobs()
+    model = fnn.Sequential([L.Dense(1)])
+    model.compile("mse", metrics=["mae", "mse"])
+    assert list(model.fit(X, y, verbose=0).history) == [
+        "loss", "mean_absolute_error", "mean_squared_error"
+    ]  # fmt: skip
+
+
+def test_pandas_columns_of_several_types():
+    pandas = pytest.importorskip("pandas")
+    X, y = blobs()
+    X = np.round(X)
+    X[:, 0] = X[:, 0] > 0
+    frame = pandas.DataFrame(X, columns=list("abcd"))
+    mixed = frame.astype({"a": bool, "b": "Int64", "c": "Float32"})
+    same(fitted(classifier(), mixed, y), fitted(classifier(), X, y))
+    with pytest.raises(ValueError, match=r"X: contains nan at index \[3, 1\]"):
+        mixed.iloc[3, 1] = pandas.NA
+        fitted(classifier(), mixed, y)
+    with pytest.raises(TypeError, match=r"X: expected columns of numbers, not so: b, 7$"):
+        texts = {"b": "one", "7": pandas.Series(["x"] * 70, dtype="category")}
+        fitted(classifier(), frame.assign(**texts), y)
 
 
 def test_anything_with_to_numpy_is_an_array():

@@ -648,7 +648,7 @@ def test_rows_are_held_out_of_all_inputs_and_outputs(form):
 def test_an_output_can_be_monitored():
     X, y = two_by_two_data()
     model = two_by_two(optimizer=SGD(1e-300))
-    stop = fnn.callbacks.EarlyStopping(monitor="val_size_loss", patience=2)
+    stop = fnn.callbacks.EarlyStopping(monitor="val_size_loss", patience=3)
     history = model.fit(X, y, epochs=50, validation_split=0.2, callbacks=[stop], verbose=0)
     assert stop.best == history.history["val_size_loss"][0] and len(history.epoch) == 4
 

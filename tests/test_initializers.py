@@ -352,6 +352,16 @@ def test_lsuv_leaves_other_layers_their_weights():
     assert returned[-1] == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize("layer", [L.WeightNormDense, L.CosineDense])
+def test_lsuv_leaves_layers_whose_values_do_not_grow_with_their_kernel(layer):
+    model = built(L.Dense(9, "tanh"), layer(8, "relu"), L.Dense(3))
+    before = [w.copy() for w in model.get_weights()]
+    returned = lsuv(model, examples())
+    assert len(returned) == 2 and returned == pytest.approx([1, 1], abs=0.05)
+    for mine, earlier in list(zip(model.get_weights(), before, strict=True))[2:-2]:
+        np.testing.assert_array_equal(mine, earlier)
+
+
 @pytest.mark.parametrize("backend", ["numpy", "cython"])
 def test_lsuv_measures_what_the_model_itself_predicts(backend):
     X = examples(features=700)  # enough to add up for the order of the additions to show
