@@ -766,6 +766,7 @@ def make_runner(
 
     ``choices`` are providers by the signature of a call, where they are not the backend's own.
     """
+    program.verify()
     if backend == "numpy":
         return NumpyRunner(program, state)
     if backend != "cython":

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -171,12 +169,13 @@ def load() -> dict[str, str]:
 
 def save(choices: Mapping[str, str]) -> None:
     """Keep choices, whole or not at all; where nothing can be written they are not kept."""
+    from .kernels.jit import compiled
+
     file = _file()
     if file is None:
         return
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent)
-        with os.fdopen(descriptor, "w") as to:
-            json.dump(dict(choices), to, indent=1, sort_keys=True)
-        os.replace(temporary, file)
+        # Another process may have kept some meanwhile.
+        kept = json.dumps(load() | dict(choices), indent=1, sort_keys=True)
+        compiled.write_whole(file, kept.encode())

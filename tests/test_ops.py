@@ -18,10 +18,13 @@ from op_cases import (
     named,
 )
 
+from fastnn.benchmarks import calls
 from fastnn.kernels.aot import executor
 from fastnn.kernels.formula import FORMULAS
 from fastnn.kernels.op import OPS, Binding
 from fastnn.kernels.ref import REFERENCE
+from fastnn.kernels.ref.update import PENALTY_BLOCK
+from fastnn.layers.images import MOST_PIXELS
 
 # ------------------------------------------------------------------ the registries agree
 
@@ -56,6 +59,18 @@ def test_calls_have_room_for_every_op(op):
             "constants": op.constants(case.attrs),
         }.items():
             assert len(used) <= executor.CALL[name].shape[0], f"{case}: {name}"
+
+
+def test_definitions_and_kernels_agree_on_the_parts_of_a_penalty():
+    assert PENALTY_BLOCK == executor.PENALTY_BLOCK
+
+
+def test_scratch_holds_what_kernels_other_than_products_put_there():
+    """The fields of an elastic distortion: two that are smoothed, and one on the way."""
+    for dtype in ("float32", "float64"):
+        for kernels in calls.providers(dtype):
+            needed = 3 * MOST_PIXELS * np.dtype(dtype).itemsize
+            assert kernels.scratch_bytes >= needed, kernels.name
 
 
 @each_kernels

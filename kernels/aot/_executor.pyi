@@ -7,6 +7,10 @@ STEP: np.dtype
 SUM: np.dtype
 VIEW: np.dtype
 MOVE: np.dtype
+UPDATE_BLOCK: int
+PENALTY_BLOCK: int
+MOST_STATES: int
+DECAY: int
 FINISHED: int
 OUT_OF_TIME: int
 NOT_FINITE: int

@@ -34,6 +34,8 @@ cdef extern from "abi.h" nogil:
         int64_t shared
         int64_t waits
     int FASTNN_BUFFERS, FASTNN_FORMULAS, FASTNN_SIZES, FASTNN_CONSTANTS
+    int C_UPDATE_BLOCK "UPDATE_BLOCK", C_PENALTY_BLOCK "PENALTY_BLOCK"
+    int C_MOST_STATES "MOST_STATES", C_DECAY "DECAY"
 
 cdef extern from "team.h" nogil:
     int FASTNN_THREADS
@@ -88,6 +90,10 @@ assert VIEW.itemsize == sizeof(View)
 MOVE = np.dtype([("whole", np.uintp), ("own", np.uintp), ("rows", np.int64),
                  ("row_bytes", np.int64), ("stride", np.int64), ("returns", np.int64)])
 assert MOVE.itemsize == sizeof(Move)
+
+#: What compilers agree on: see abi.h.
+UPDATE_BLOCK, PENALTY_BLOCK = C_UPDATE_BLOCK, C_PENALTY_BLOCK
+MOST_STATES, DECAY = C_MOST_STATES, C_DECAY
 
 #: How a run ended.
 FINISHED, OUT_OF_TIME, NOT_FINITE = 0, 1, 2

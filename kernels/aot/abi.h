@@ -14,6 +14,13 @@
 #define FASTNN_SIZES 8
 #define FASTNN_CONSTANTS 9 /* one of an op, eight parameters of its formula */
 
+/* How threads divide what goes over all parameters. Calls of one step may come from different
+ * compilers, and what one wrote the next reads without waiting. */
+#define UPDATE_BLOCK 1024  /* numbers whose gradient is summed before the rule runs over them */
+#define PENALTY_BLOCK 4096 /* numbers of one partial sum */
+#define MOST_STATES 4      /* arrays that an update rule keeps */
+#define DECAY 15           /* place of the weight decay among the rule's numbers */
+
 /* What changes from step to step. Each thread has its own. */
 typedef struct {
     int64_t step;           /* updates done before this one */

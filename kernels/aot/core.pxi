@@ -7,6 +7,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_
 from libc.string cimport memcpy, memset
 
 cdef extern from "abi.h" nogil:
+    enum: UPDATE_BLOCK, PENALTY_BLOCK, MOST_STATES, DECAY
     ctypedef struct Step:
         int64_t step
         int64_t rows

@@ -292,7 +292,7 @@ cdef void update_bias(Rule* rule, const Call* call, int64_t j0, int64_t j1,
     if call.buffers[3] == NULL:
         return
     rule.w = <real*>call.buffers[3]
-    for i in range(MAX_STATE):
+    for i in range(MOST_STATES):
         rule.state[i] += inputs * units
     for chunk in range(blocks_of(j1 - j0, N_BLOCK)):
         first = j0 + chunk * N_BLOCK

@@ -1,12 +1,5 @@
 # The end of a step: learning rate, penalties, and one pass over the flat parameters.
 
-cdef enum:
-    UPDATE_BLOCK = 1024     # numbers whose gradient is summed before the rule runs over them
-    PENALTY_BLOCK = 4096    # numbers of one partial sum
-    MAX_STATE = 4
-    DECAY = 15              # place of the weight decay among the rule's numbers
-
-
 cdef void schedule(const Call* call, int thread, int threads) noexcept nogil:
     """rate = f(step - warm_up), or before a share of f(0) that rises in equal steps"""
     cdef int64_t step = call.step.step, warm_up = call.sizes[0]
@@ -70,7 +63,7 @@ cdef struct Rule:
     optimizer_loop loop
     const double* numbers
     real* w
-    real* state[MAX_STATE]
+    real* state[MOST_STATES]
 
 
 cdef inline void make_rule(Rule* rule, const Call* call, real* w, void** state) noexcept nogil:
@@ -79,7 +72,7 @@ cdef inline void make_rule(Rule* rule, const Call* call, real* w, void** state) 
     rule.loop = <optimizer_loop>call.formulas[0]
     rule.numbers = call.step.rule
     rule.w = w
-    for i in range(MAX_STATE):
+    for i in range(MOST_STATES):
         rule.state[i] = <real*>state[i]
 
 
@@ -87,11 +80,11 @@ cdef inline void apply_rule(const Rule* rule, int64_t at, real* g, int64_t n,
                             const double* decay) noexcept nogil:
     """Run the rule over n parameters from position `at` on, with gradients g + l2 w + l1 sign(w)
     for decay = (l2, l1), once the weights have decayed by the rate times their weight decay."""
-    cdef real* state[MAX_STATE]
+    cdef real* state[MOST_STATES]
     cdef real* w = rule.w + at
     cdef real l2 = <real>decay[0], l1 = <real>decay[1], kept
     cdef int64_t i
-    for i in range(MAX_STATE):
+    for i in range(MOST_STATES):
         state[i] = rule.state[i] + at
     if l2 != 0:
         for i in range(n):

@@ -14,9 +14,6 @@ from ..aot import executor
 from .flow import I64, Flow, Size, constant, value
 from .vectors import I8, I32, Emitter, prefer_whole_registers
 
-#: Place of the weight decay among the numbers of the update rule.
-DECAY = 15
-
 
 def _place(builder: ir.IRBuilder, record: np.dtype, name: str, start: ir.Value) -> ir.Value:
     """Address of a field of the record at ``start``, as a pointer to 64-bit integers."""

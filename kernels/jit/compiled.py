@@ -137,8 +137,12 @@ def source_files() -> list[Path]:
 
 @cache
 def _sources() -> str:
-    """Their digest, as they are on disk, and that of the layout of calls."""
-    digest = hashlib.sha256(repr((executor.CALL, executor.STEP)).encode())
+    """Their digest, as they are on disk, and that of what they have from abi.h."""
+    agreed = (
+        executor.CALL, executor.STEP, executor.UPDATE_BLOCK, executor.PENALTY_BLOCK,
+        executor.MOST_STATES, executor.DECAY,
+    )  # fmt: skip
+    digest = hashlib.sha256(repr(agreed).encode())
     for file in source_files():
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()
@@ -231,11 +235,15 @@ def _write(file: Path, symbol: str, code: bytes) -> None:
     if not file.parent.exists():
         _make_room(file.parent.parent)
         file.parent.mkdir(parents=True, exist_ok=True)
-    head = f"{symbol} {hashlib.sha256(code).hexdigest()}\n".encode()
+    write_whole(file, f"{symbol} {hashlib.sha256(code).hexdigest()}\n".encode() + code)
+
+
+def write_whole(file: Path, contents: bytes) -> None:
+    """Write a file whole or not at all, whoever reads or writes it meanwhile."""
     descriptor, temporary = tempfile.mkstemp(dir=file.parent)
     try:
         with os.fdopen(descriptor, "wb") as to:
-            to.write(head + code)
+            to.write(contents)
         os.replace(temporary, file)
     except BaseException:
         os.unlink(temporary)

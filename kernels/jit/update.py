@@ -7,13 +7,13 @@ from typing import Any
 
 from llvmlite import ir
 
-from .calls import DECAY, Call, by_name
+from ..aot import executor
+from .calls import Call, by_name
 from .flow import I64, Size
 from .vectors import Emitter, Vector, choose, parameters_of
 
-UPDATE_BLOCK = 1024  # numbers whose gradient is summed before the rule runs over them
-PENALTY_BLOCK = 4096  # numbers of one partial sum
-STATES = 4  # that a rule has at most
+UPDATE_BLOCK, PENALTY_BLOCK = executor.UPDATE_BLOCK, executor.PENALTY_BLOCK
+MOST_STATES, DECAY = executor.MOST_STATES, executor.DECAY
 
 
 class Decay:
@@ -70,8 +70,8 @@ def apply_rule(
 
     with e.builder.if_then(decay.any()):
         e.each_register(n, decayed)
-    state = e.local(I64, STATES)
-    for i in range(STATES):
+    state = e.local(I64, MOST_STATES)
+    for i in range(MOST_STATES):
         address = e.builder.ptrtoint(e.at(call.operand(first_state + i), position), I64)
         e.builder.store(address, e.at(state, i))
     call.if_formula(0, lambda run: run(w, g, state, n, call.rule()))

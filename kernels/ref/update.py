@@ -7,7 +7,7 @@ import numpy as np
 from ..op import count, op
 from .formulas import REFERENCE
 
-PENALTY_BLOCK = 4096  # numbers of one partial sum, as in the compiled kernel
+PENALTY_BLOCK = 4096  # numbers of one partial sum, as in the compiled kernels (abi.h)
 
 
 def add_decay(g, w, decay):
