@@ -119,6 +119,17 @@ class Model:
             raise ValueError(f"inputs: expected different names, got {network.input_names}")
         self._set_network(network)
 
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers, each once, in an order in which they can be computed."""
+        chain, _ = self._need(compiled=False)
+        return list(dict.fromkeys(chain.layers))
+
+    def __repr__(self) -> str:
+        layers = ", ".join(type(layer).__name__ for layer in self.layers)
+        ins, outs = ", ".join(self._need(compiled=False)[0].input_names), self._output_names
+        return f"<Model of {ins} -> {', '.join(outs)}: {layers}>"
+
     def _begin(self, seed: int) -> None:
         """What every model has before it has layers."""
         self.seed = checks.positive_int("seed", seed, least=0)
@@ -351,9 +362,10 @@ class Model:
                 )
                 purpose = Purpose(kind, heads, weighted, optimizer, mixup)
                 if len(self._runners) >= 16:  # sizes that keep changing must not fill the memory
-                    self._runners.pop(next(iter(self._runners)))
+                    self._runners.pop(next(iter(self._runners)))  # not used for the longest time
                 self._runners[key] = self._make_runner(purpose, batch, side_by_side)
-            return self._runners[key]
+            self._runners[key] = runner = self._runners.pop(key)
+            return runner
 
     def _forget_runners(self) -> None:
         self._runners.clear()

@@ -1287,6 +1287,27 @@ def test_targets_may_have_the_shape_of_the_output():
         model.evaluate(X, X.transpose(0, 2, 1))
 
 
+def test_what_is_used_in_every_epoch_is_compiled_once():
+    """While another learning rate in each asks for new programs."""
+    X, y = blobs()
+    made = []
+
+    class Slower(fnn.callbacks.Callback):
+        def on_epoch_end(self, model, epoch, logs):
+            model.optimizer.learning_rate = 0.1 / (epoch + 2)
+
+    model = classifier()
+    make = model._make_runner
+
+    def counted(purpose, *rest):
+        made.append(purpose.kind)
+        return make(purpose, *rest)
+
+    model._make_runner = counted
+    model.fit(X, y, epochs=40, validation_data=(X, y), callbacks=Slower(), verbose=0)
+    assert made.count("evaluate") == 1 and len(model._runners) <= 16
+
+
 def test_metrics_have_the_short_names_of_losses():
     X, y = blobs()
     model = fnn.Sequential([L.Dense(1)])

@@ -645,6 +645,13 @@ def test_rows_are_held_out_of_all_inputs_and_outputs(form):
     }
 
 
+def test_a_graph_says_what_it_is_made_of():
+    shared, x, y = L.Dense(3), fnn.Input(3), fnn.Input(3)
+    model = fnn.Model([x, y], {"sum": shared(x) + shared(y)})
+    assert model.layers[0] is shared and len(model.layers) == 2
+    assert repr(model) == "<Model of input_0, input_1 -> sum: Dense, Add>"
+
+
 def test_an_output_can_be_monitored():
     X, y = two_by_two_data()
     model = two_by_two(optimizer=SGD(1e-300))
