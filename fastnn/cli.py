@@ -33,7 +33,7 @@ Train a network and test it on rows that it has not seen.
 Without --data it learns the 1,797 handwritten digits that come with fastnn. A directory holds four
 IDX files named like MNIST's (plain or .gz); their bytes are divided by 255. A CSV file has a header
 and numeric features, which are standardised by the rows trained on; a target of text or whole
-numbers is classified, one with decimal points is regressed.
+numbers is classified (unless --regress says otherwise), one with decimal points is regressed.
 """
 
 
@@ -78,6 +78,8 @@ def _add_train_options(train: argparse.ArgumentParser) -> None:
     add = train.add_argument_group("data").add_argument
     add("--data", metavar="PATH", help="directory of IDX files, or CSV file (default: the digits)")
     add("--target", metavar="COLUMN", help="of the CSV file (default: the last)")
+    add("--regress", action="store_true",
+        help="take a target of whole numbers for quantities, not for classes")  # fmt: skip
     add("--test-fraction", type=float, metavar="F",
         help="share of the CSV file's rows held out to test on (default: 0.2)")  # fmt: skip
     add = train.add_argument_group("network").add_argument
@@ -136,12 +138,19 @@ def _bench(arguments: Sequence[str]) -> int:
 def _load(options: argparse.Namespace) -> Task:
     path = Path(options.data) if options.data is not None else None
     if path is None or path.is_dir():
-        for name, value in (("target", options.target), ("test-fraction", options.test_fraction)):
-            if value is not None:
+        given = {
+            "target": options.target is not None,
+            "regress": options.regress,
+            "test-fraction": options.test_fraction is not None,
+        }
+        for name, is_given in given.items():
+            if is_given:
                 raise ValueError(f"--{name}: only for a CSV file, named by --data")
         return tabular.digits() if path is None else tabular.idx_directory(path)
     fraction = 0.2 if options.test_fraction is None else options.test_fraction
-    return tabular.csv_table(path, options.target, fraction, options.seed, options.dtype)
+    return tabular.csv_table(
+        path, options.target, fraction, options.seed, options.dtype, options.regress
+    )
 
 
 def _network(options: argparse.Namespace, task: Task, backend: str) -> Sequential:

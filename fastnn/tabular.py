@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -185,19 +185,30 @@ def idx_directory(directory: str | os.PathLike[str]) -> Task:
 
 
 def csv_table(
-    file: str | os.PathLike[str], target: str | None, test_fraction: float, seed: int, dtype: str
+    file: str | os.PathLike[str],
+    target: str | None,
+    test_fraction: float,
+    seed: int,
+    dtype: str,
+    regress: bool = False,
 ) -> Task:
     """A table from a CSV file, as `datasets.read_csv` reads it, with a test part held out.
 
     Features, and a target to be regressed, are standardised by the mean and deviation of the rows
-    to train on.
+    to train on. ``regress`` takes whole numbers for quantities and not for classes.
 
     Raises
     ------
     OSError, ValueError
-        As `datasets.read_csv`, `split_rows` and `Standardiser.of`; or there is only one class.
+        As `datasets.read_csv`, `split_rows` and `Standardiser.of`; there is only one class, or text
+        to regress.
     """
     table = datasets.read_csv(file, target)
+    if table.classes is not None and regress:
+        if table.classes.dtype.kind not in "iu":
+            where, found = f"{file}, column {table.target_name!r}", table.classes[0].item()
+            raise ValueError(f"{where}: expected numbers to regress, found {found!r}")
+        table = replace(table, y=table.classes[table.y].astype(np.float64), classes=None)
     if table.classes is not None:
         _need_two(table.classes, f"{file}, column {table.target_name!r}")
     train, test = split_rows(len(table.X), test_fraction, seed)

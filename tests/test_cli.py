@@ -115,6 +115,8 @@ def tables(tmp_path):
     write_csv(tmp_path / "integer.csv", ("size", "a", "b", "c"), (7 * large - 3, a, b, c))
     price = 3 * a - (b - 5e6) / 1e6 + 100
     write_csv(tmp_path / "float.csv", ("a", "b", "c", "price"), (a, b, c, price))
+    whole = np.rint(100 * price).astype(int)
+    write_csv(tmp_path / "whole.csv", ("a", "b", "c", "price"), (a, b, c, whole))
     return tmp_path
 
 
@@ -170,6 +172,14 @@ def test_regress_a_table(trains, tables):
     assert list(found) == ["test RMSE", "test R^2", *FIGURES[1:]]
     assert float(found["test RMSE"].split(",")[0]) < 1  # the target's deviation is 3.2
     assert float(found["test R^2"]) > 0.95
+
+
+def test_regress_whole_numbers(trains, tables):
+    found = trains("train --data whole.csv --regress --epochs 100")
+    assert "regression of 'price'" in found["data"]
+    assert float(found["test R^2"]) > 0.95
+    classified = trains("train --data whole.csv --epochs 1")
+    assert "classes of 'price'" in classified["data"]
 
 
 def test_description(trains, tables):
@@ -354,6 +364,8 @@ def test_examples():
         ("--data nowhere.csv", "nowhere.csv: no such file or directory"),
         ("--data empty", "missing train-images-idx3-ubyte"),
         ("--target a", "--target: only for a CSV file"),
+        ("--regress", "--regress: only for a CSV file"),
+        ("--data text.csv --regress", "column 'size': expected numbers to regress, found 'large'"),
         ("--data images --test-fraction 0.5", "--test-fraction: only for a CSV file"),
         ("--data text.csv --target siez", "no target column 'siez'; did you mean 'size'?"),
         ("--data text.csv --target size --test-fraction 1", "expected a number in (0, 1), got 1.0"),
