@@ -148,7 +148,7 @@ class Model:
         self._dtype = "float32"
         self._runners: dict[Any, Runner] = {}
         self._direct: dict[int, Callable[[Any, Any], Any]] = {}
-        self._making = threading.RLock()  # of a runner: several threads may use a model
+        self._making = threading.RLock()  # of weights and runners: several threads may use a model
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what points to native memory and is made on demand, and
@@ -180,36 +180,32 @@ class Model:
             The model is built for another shape, has no layers, or they do not fit.
         """
         shape = Input(input_shape).shape
-        if self._chain is not None:
-            if self._chain.input_shapes != [shape]:
-                built = ", ".join(map(str, self._chain.input_shapes))
-                raise ValueError(f"input_shape: the model is built for {built}, got {shape}")
-            return
-        self._set_network(self._make_network(shape))
+        chain = self._chain or self._set_network(self._make_network(shape))
+        if chain.input_shapes != [shape]:
+            built = ", ".join(map(str, chain.input_shapes))
+            raise ValueError(f"input_shape: the model is built for {built}, got {shape}")
 
-    def _set_network(self, network: Network) -> None:
-        self._chain = network
-        try:
-            self._make_state()
-        except ValueError:  # an initializer that does not suit the shape of its weights
-            self._chain = None
-            raise
+    def _set_network(self, network: Network) -> Network:
+        """Take a network, once it has its weights; of several threads' the first one's."""
+        with self._making:
+            if self._chain is None:
+                self._make_state(network)
+                self._chain = network
+            return self._chain
 
     def _make_network(self, shape: tuple[int, ...]) -> Network:
         raise TypeError(f"{type(self).__name__} does not say how its layers are joined")
 
-    def _make_state(self) -> None:
-        assert self._chain is not None
-        old = self._state
-        parameters = aligned(self._chain.size, self._dtype)
-        buffers = aligned(self._chain.buffers, self._dtype)
+    def _make_state(self, chain: Network) -> None:
+        """Weights, those that there are or initial ones, and the state of an optimizer's start."""
+        parameters = aligned(chain.size, self._dtype)
+        buffers = aligned(chain.buffers, self._dtype)
+        old = self._state if self._chain is not None else None
         parameters[:], buffers[:] = (
-            self._chain.initial(self.seed, self._dtype)
-            if old is None
-            else (old.parameters, old.buffers)
+            chain.initial(self.seed, self._dtype) if old is None else (old.parameters, old.buffers)
         )
         slots = len(self.optimizer.slots) if self._compiled else 0
-        made = [aligned(self._chain.size, self._dtype) for _ in range(slots)]
+        made = [aligned(chain.size, self._dtype) for _ in range(slots)]
         self._state = State(parameters, made, self.seed, buffers=buffers)
         self._forget_runners()
 
@@ -295,7 +291,7 @@ class Model:
         self._dtype = dtype
         self._compiled = True
         if self._chain is not None:
-            self._make_state()
+            self._make_state(self._chain)
 
     def _make_heads(self, loss: Any, metrics: Any, weights: Any) -> tuple[Head, ...]:
         """The loss and the metrics of each output."""

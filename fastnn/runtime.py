@@ -427,9 +427,9 @@ class NativeRunner(Runner):
             except Exception as error:  # training goes on with the kernel that it has
                 failed.append(i)
                 warnings.warn(f"a kernel that was chosen cannot be compiled: {error}", stacklevel=1)
-        with self.lock:
-            self._arrived = arrived
-            self._others = {i: other for i, other in self._others.items() if i not in failed}
+        # In this order: what has arrived is looked up among the others, in another thread.
+        self._others = {i: other for i, other in self._others.items() if i not in failed}
+        self._arrived = arrived
 
     def _take_arrived(self) -> None:
         """Take what has been compiled meanwhile: between runs, where no thread is in a kernel."""

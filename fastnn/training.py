@@ -176,11 +176,11 @@ class Loop:
         self.step = 0
         self.counted = 0  # steps that the model's counters know of
         self.snapshot: _Snapshot | None = None
-        self.runner.progress[0] = 0  # a runner serves many calls of fit
 
     def run(self) -> History:
         """Train, and leave model and history in a sound state however it ends."""
         with training(self.model, self.callbacks, self.progress):
+            self.runner.progress[0] = 0  # it serves many calls, some of them perhaps just now
             try:
                 while self.step < self.total and not self.model.stop_training:
                     self._slice()
@@ -215,10 +215,11 @@ class Loop:
         if self.callbacks and self.step == epoch * self.per_epoch:
             self._tell("on_epoch_begin", epoch + self.initial_epoch)
         if self.callbacks:  # one of them may have set another learning rate
-            self.runner = self.renewed()
-            if self.runner.state is not self.state:
+            runner = self.renewed()
+            if runner.state is not self.state:
                 raise RuntimeError("callbacks: one of them compiled the model while it trains")
-            self.runner.progress[0] = self.step
+            runner.progress[0] = self.step
+            self.runner = runner
         between = self.callbacks or self.validate is not None
         last = (epoch + 1) * self.per_epoch if between else self.total
         self._take_snapshot()

@@ -25,6 +25,7 @@ from fastnn.kernels.op import OPS, Binding
 from fastnn.kernels.ref import REFERENCE
 from fastnn.kernels.ref.update import PENALTY_BLOCK
 from fastnn.layers.images import MOST_PIXELS
+from fastnn.runtime import aligned
 
 # ------------------------------------------------------------------ the registries agree
 
@@ -253,3 +254,48 @@ def test_cross_entropy_of_impossible_predictions(kernels):
     )
     np.testing.assert_allclose(got["rows"], -np.log([1e-7, 0.5]), rtol=1e-6)
     np.testing.assert_allclose(got["dp"], [[-0.5e7, 0, 0], [0, -1, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kernels", [k for k in op_cases.KERNELS if k.provider.name.startswith("cython")], ids=str
+)
+@pytest.mark.parametrize(
+    "sizes", [(5, 1, 20), (33, 10, 37), (70, 30, 64), (9, 700, 150), (1, 30, 150)]
+)
+def test_relu_in_a_product_is_the_formula_to_the_bit(kernels, sizes):
+    """Also of NaN, infinities and zeros with a sign, in whole and partial tiles."""
+    rows, inputs, units = sizes
+    rng, dtype = np.random.default_rng(0), kernels.provider.dtype
+    x, w = rng.normal(size=(rows, inputs)).astype(dtype), rng.normal(size=(inputs, units))
+    w, bias = (-np.abs(w)).astype(dtype), np.full(units, -0.0, dtype)
+    x[0], x[rows // 2, 0], x[-1, -1] = 0, np.nan, np.inf
+    if rows == 1:
+        x[0, 1:] = rng.normal(size=inputs - 1)
+    z, y = np.empty((2, rows, units), dtype)
+    run_call(kernels, "dense", (x, w, bias, z), function="identity", parameters=())
+    run_call(kernels, "dense", (x, w, bias, y), function="relu", parameters=())
+    assert np.isnan(z).any()
+    if rows > 1 and inputs <= 512:  # of several blocks of k the sum is +0
+        assert (np.signbit(z[0]) & (z[0] == 0)).all()
+    assert y.tobytes() == np.where(z < 0, z.dtype.type(0), z).tobytes()
+
+    plain, dx = np.empty((2, rows, inputs), dtype)
+    of = rng.normal(size=(rows, inputs)).astype(dtype)
+    of.flat[::7] = np.nan
+    run_call(kernels, "dense_dx", (z, w, None, None, plain), function="identity", parameters=())
+    run_call(kernels, "dense_dx", (z, w, of, None, dx), function="relu", parameters=())
+    with np.errstate(invalid="ignore"):
+        expected = plain * np.where(of > 0, dx.dtype.type(1), dx.dtype.type(0))
+    assert np.array_equal(np.isnan(dx), np.isnan(expected))
+    numbers = ~np.isnan(dx)
+    assert dx[numbers].tobytes() == expected[numbers].tobytes()
+
+
+def run_call(kernels, op, operands, **attrs):
+    """One call of a kernel on one thread."""
+    scratch = aligned(kernels.provider.scratch_bytes)
+    step = np.zeros(1, executor.STEP)
+    step["scratch"], step["rows"] = scratch.ctypes.data, len(operands[0])
+    call = calls.bind(kernels.provider, op, operands, **attrs)
+    call["step"] = step.ctypes.data
+    executor.time_kernel(call, 0.0)

@@ -559,9 +559,42 @@ def test_a_callback_may_not_compile_the_model():
     class Compile(fnn.callbacks.Callback):
         def on_epoch_end(self, model, epoch, logs):
             model.compile("cross_entropy")
+            model.history, kept = None, model.history
+            model.fit(X, y, epochs=9, verbose=0)  # with the runner that the loop would have next
+            model.history = kept
 
+    model = classifier()
     with pytest.raises(RuntimeError, match="callbacks: one of them compiled the model"):
-        classifier().fit(X, y, epochs=3, callbacks=Compile(), verbose=0)
+        model.fit(X, y, epochs=3, callbacks=Compile(), verbose=0)
+    assert model.history.epoch == [0]
+
+
+def test_a_callback_may_train_and_stop_before_the_first_step():
+    X, y = classes(n=64)
+
+    class Stop(fnn.callbacks.Callback):
+        def on_train_begin(self, model):
+            model.train_on_batch(X, y)
+            model.stop_training = True
+
+    model = classifier()
+    history = model.fit(X, y, epochs=3, batch_size=64, callbacks=Stop(), verbose=0)
+    assert history.epoch == [] and model._state.updates == 1
+
+
+def test_a_model_whose_weights_were_interrupted_can_be_built(monkeypatch):
+    X, _ = classes(n=64)
+    whole = L.Dense(3).kernel_initializer.__class__.sample
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    model = classifier()
+    monkeypatch.setattr(type(L.Dense(3).kernel_initializer), "sample", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.predict(X)
+    monkeypatch.setattr(type(L.Dense(3).kernel_initializer), "sample", whole)
+    np.testing.assert_array_equal(model.predict(X), classifier().predict(X))
 
 
 @pytest.mark.parametrize("fit", ["fit", "fit_batches", "lbfgs"])
@@ -634,12 +667,15 @@ def test_an_epoch_without_its_validation_leaves_no_gap_in_the_history():
 def test_python_threads_may_use_one_model(use, backend):
     """Each with data of its own, of other sizes too, in one batch and in several."""
     _, use = use
-    model = classifier(hidden=64, layers=(L.Dense(64, "tanh"),), backend=backend)
+    # The model is not even built; its weights are those of another one from the same seed.
+    model, other = (
+        classifier(hidden=64, layers=(L.Dense(64, "tanh"),), backend=backend) for _ in range(2)
+    )
     data = []
     for rows in (500, 500, 700, 3000):
         X, y = classes(n=rows, seed=len(data))
         data.append((X.astype("float32"), y))
-    expected = [use(model, X, y) for X, y in data]
+    expected = [use(other, X, y) for X, y in data]
     wrong = []
 
     def run(i):
