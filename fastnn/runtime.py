@@ -106,6 +106,20 @@ class Order:
         self.epoch = np.array([-1], np.int64)
 
 
+@dataclass(frozen=True)
+class _Span:
+    """Which steps to run, and how: the arguments of `Runner.run`."""
+
+    rows: int
+    batch: int
+    first: int
+    last: int
+    order: Order | None
+    seconds: float
+    times: np.ndarray | None
+    update: bool
+
+
 class Runner:
     """What runners share; ``progress`` holds the next step, also when a run was interrupted.
 
@@ -149,25 +163,10 @@ class Runner:
         ``NOT_FINITE``) and the next step, or the one whose loss is lost.
         """
         with self.lock:
-            return self._run(
-                feeds, totals, rows=rows, batch=batch, first=first, last=last, order=order,
-                seconds=seconds, times=times, update=update,
-            )  # fmt: skip
+            span = _Span(rows, batch, first, last, order, seconds, times, update)
+            return self._run(feeds, totals, span)
 
-    def _run(
-        self,
-        feeds: Feeds,
-        totals: np.ndarray,
-        *,
-        rows: int,
-        batch: int,
-        first: int,
-        last: int,
-        order: Order | None,
-        seconds: float,
-        times: np.ndarray | None,
-        update: bool,
-    ) -> tuple[int, int]:
+    def _run(self, feeds: Feeds, totals: np.ndarray, span: _Span) -> tuple[int, int]:
         raise TypeError("a runner defines _run()")
 
     def run_all(self, feeds: Feeds, totals: np.ndarray, *, rows: int, batch: int) -> None:
@@ -235,37 +234,24 @@ class NumpyRunner(Runner):
     def gradients(self) -> np.ndarray:
         return self._gradients
 
-    def _run(
-        self,
-        feeds: Feeds,
-        totals: np.ndarray,
-        *,
-        rows: int,
-        batch: int,
-        first: int,
-        last: int,
-        order: Order | None,
-        seconds: float,
-        times: np.ndarray | None,
-        update: bool,
-    ) -> tuple[int, int]:
-        deadline = perf_counter() + seconds
-        self.progress[0] = first
-        per_epoch = -(-rows // batch)
+    def _run(self, feeds: Feeds, totals: np.ndarray, span: _Span) -> tuple[int, int]:
+        deadline = perf_counter() + span.seconds
+        self.progress[0] = span.first
+        per_epoch = -(-span.rows // span.batch)
         nodes, compute = self.program.nodes, self.program.compute
-        for s in range(first, last):
-            step = self._step(s, rows, batch, order)
+        for s in range(span.first, span.last):
+            step = self._step(s, span.rows, span.batch, span.order)
             with np.errstate(all="ignore"):
-                self._execute_all(0, nodes[:compute], feeds, step, times)
+                self._execute_all(0, nodes[:compute], feeds, step, span.times)
                 if not self._take_sums(totals, s // per_epoch, step.rows):
                     return NOT_FINITE, s
-                if update:
-                    self._execute_all(compute, nodes[compute:], feeds, step, times)
-            if update:
+                if span.update:
+                    self._execute_all(compute, nodes[compute:], feeds, step, span.times)
+            if span.update:
                 self.progress[0] = s + 1
-            if s + 1 < last and perf_counter() >= deadline:
+            if s + 1 < span.last and perf_counter() >= deadline:
                 return OUT_OF_TIME, s + 1
-        return FINISHED, last
+        return FINISHED, span.last
 
     def _step(self, s: int, rows: int, batch: int, order: Order | None) -> ref.Step:
         epoch, position = divmod(s, -(-rows // batch))
@@ -669,25 +655,13 @@ class NativeRunner(Runner):
             self._places[rows] = place, self._views(table, rows, feeds, ordered)
         return table, self._places[rows][1]
 
-    def _run(
-        self,
-        feeds: Feeds,
-        totals: np.ndarray,
-        *,
-        rows: int,
-        batch: int,
-        first: int,
-        last: int,
-        order: Order | None,
-        seconds: float,
-        times: np.ndarray | None,
-        update: bool,
-    ) -> tuple[int, int]:
+    def _run(self, feeds: Feeds, totals: np.ndarray, span: _Span) -> tuple[int, int]:
         if self._arrived:
             self._take_arrived()
-        whole, rest = min(batch, rows), rows % batch
-        full, views = self._fed(whole, feeds, order is None)
-        partial, partial_views = self._fed(rest, feeds, order is None) if rest else (full, views)
+        order, ordered = span.order, span.order is None
+        whole, rest = min(span.batch, span.rows), span.rows % span.batch
+        full, views = self._fed(whole, feeds, ordered)
+        partial, partial_views = self._fed(rest, feeds, ordered) if rest else (full, views)
         with blas_threads("blas" in self.providers):
             return executor.run(
                 full,
@@ -697,19 +671,19 @@ class NativeRunner(Runner):
                 totals,
                 compute=self.program.compute,
                 split=self.program.split.mode == "split",
-                rows=rows,
-                batch=batch,
-                first=first,
-                last=last,
+                rows=span.rows,
+                batch=span.batch,
+                first=span.first,
+                last=span.last,
                 updates=self.state.updates,
                 epochs=self.state.epochs,
                 seed=self.state.seed,
                 order=order.order if order else None,
                 keys=order.keys if order else None,
                 order_epoch=order.epoch if order else None,
-                seconds=seconds,
-                times=times,
-                update=update,
+                seconds=span.seconds,
+                times=span.times,
+                update=span.update,
                 progress=self.progress,
                 views=(views, partial_views),
                 moves=self._moves,
