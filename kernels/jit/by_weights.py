@@ -31,8 +31,6 @@ LONG_DEPTH, FAR_DEPTH = 512, 1024
 #: Bytes of a row of weights that are packed together: of a line or two, each would come at the
 #: latency of the memory (2048x2048 with AVX2: 0.91 of the time). A whole number of panels.
 GROUP = 256
-#: Columns from which A is copied; a copied row, and how many are copied together.
-FAR_COLUMNS, LINE, ROWS = 512, LONG_DEPTH + 16, 256
 #: Bytes of a row that is worth asking for before it is needed.
 LONG_ROW = 2048
 
@@ -89,10 +87,6 @@ class Way:
         staying = DIRECT_BYTES if e.registers == 32 else DIRECT_BYTES // 2
         by_parts = self.direct and staying < in_bytes <= DIRECT_BYTES  # whatever the threads
         self.parts = 2 if by_parts and depth > 1 and (rows or 0) > FEW_ROWS else 1
-        # Where A does not stay in the second cache, a block of it is read for all columns; its rows
-        # are copied, for they lie so far apart that they would fall into few cache sets.
-        far = depth >= FAR_DEPTH and columns > FAR_COLUMNS
-        self.copies = far and (rows or ROWS + 1) <= ROWS
         #: Whether the rows of A come from far away.
         self.ahead = depth * number_bytes >= LONG_ROW
         #: Rows of a panel, which stays in the first cache; of a long sum, C is read too often.
@@ -122,8 +116,6 @@ class Product:
             self.e.each(low, high, width, lambda j: self._at_once(first, last, j, width))
         elif way.simple:
             self._at_once(first, last, 0, self.columns)
-        elif way.copies:
-            self._by_copies(*region)
         else:
             self._by_panels(*region)
         return region
@@ -189,55 +181,22 @@ class Product:
         def group(start: ir.Value) -> None:
             def some(k: ir.Value) -> None:
                 part = e.least(e.sub(self.depth, k), way.together)
-                operands = partial(Operands, e.at(self.a, k), self.depth)
-                self._group(operands, first, last, start, high, k, part)
+                self._group(first, last, start, high, k, part)
 
             e.each(0, self.depth, way.together, some)
 
         e.each(low, high, way.group, group)
 
-    def _by_copies(self, first: Size, last: Size, low: Size, high: Size) -> None:
-        """By blocks of the rows of A, which are copied."""
-        e, way = self.e, self.way
-        copied = e.at(self.packed, LONG_DEPTH * way.group)
-
-        def block(top: ir.Value) -> None:
-            bottom = e.least(e.add(top, ROWS), last)
-            operands = partial(Operands, e.at(copied, e.mul(e.sub(0, top), LINE)), LINE)
-
-            def some(k: ir.Value) -> None:
-                part = e.least(e.sub(self.depth, k), LONG_DEPTH)
-                rows = e.at(self.a, k)
-                products.copy_rows(e, rows, self.depth, top, bottom, part, copied, LINE)
-
-                def group(start: ir.Value) -> None:
-                    self._group(operands, top, bottom, start, high, k, part)
-
-                e.each(low, high, way.group, group)
-
-            e.each(0, self.depth, LONG_DEPTH, some)
-
-        e.each(first, last, ROWS, block)  # once, but for batches larger than is usual
-
-    def _group(
-        self,
-        operands: Callable[..., Operands],
-        first: Size,
-        last: Size,
-        start: Size,
-        high: Size,
-        k: Size,
-        part: Size,
-    ) -> None:
+    def _group(self, first: Size, last: Size, start: Size, high: Size, k: Size, part: Size) -> None:
         """Columns that are packed together, from ``start`` on, of part of the depth."""
         e, way = self.e, self.way
-        width = e.least(e.sub(high, start), way.group)
+        a, width = e.at(self.a, k), e.least(e.sub(high, start), way.group)
         self._pack(start, width, k, part)
 
         def panel(j: ir.Value) -> None:
             b, left = e.at(self.packed, e.mul(j, part)), e.least(e.sub(width, j), way.size)
             whole = (way.columns or 1) % way.size == 0
-            of = operands(1, b, way.size, part)
+            of = Operands(a, self.depth, 1, b, way.size, part)
             self._panel(of, first, last, e.add(start, j), way.size if whole else left, k, part)
 
         e.each(0, width, way.size, panel)

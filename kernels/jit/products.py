@@ -322,22 +322,6 @@ def pack_rows(e: Emitter, source: ir.Value, ld: Size, k: Size, width: Size, to: 
     e.each(0, k, 1, row)
 
 
-def copy_rows(e: Emitter, source: ir.Value, ld: Size, first: Size, last: Size,
-              width: Size, to: ir.Value, ld_to: int) -> None:  # fmt: skip
-    """Rows first to last of source, ``width`` columns of each, to whole registers."""
-
-    def row(i: ir.Value) -> None:
-        start, into = e.at(source, e.mul(i, ld)), e.at(to, e.mul(e.sub(i, first), ld_to))
-
-        def part(j: ir.Value) -> None:
-            mask = e.mask(e.least(e.sub(width, j), e.lanes))
-            e.store(e.load(e.at(start, j), mask), e.at(into, j))
-
-        e.each(0, width, e.lanes, part)
-
-    e.each(first, last, 1, row)
-
-
 def column_sums(
     e: Emitter,
     b: ir.Value,
