@@ -501,7 +501,7 @@ class Model:
             or in [0.01, 4], and 0.1 to 0.4 are usual. Labels become one-hot rows for it (Zhang et
             al., mixup: beyond empirical risk minimization, ICLR 2018).
         shuffle
-            Draw a new order of the rows for each epoch.
+            Draw a new order of the rows for each epoch (unless one batch has all of them).
         callbacks
             `fastnn.callbacks.Callback` objects.
         verbose

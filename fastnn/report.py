@@ -15,8 +15,8 @@ from .data import Data
 from .kernels.aot import executor
 from .layers import Symbol
 from .network import Network
-from .runtime import FINISHED, NOT_FINITE, NativeRunner, Order, Runner
-from .training import NonFiniteLoss, culprit
+from .runtime import FINISHED, NOT_FINITE, NativeRunner, Runner
+from .training import NonFiniteLoss, culprit, order_of
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -126,7 +126,7 @@ def profile_program(runner: Runner, data: Data, batch: int, seconds: float) -> T
     program = runner.program
     machine = measure()
     per_epoch = -(-len(data) // batch)
-    order = Order(len(data))
+    order = order_of(data, batch)
     times = np.zeros(len(program.nodes))
     steps, wall, epochs = 0, 0.0, 1
     while wall < seconds:

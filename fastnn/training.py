@@ -149,6 +149,11 @@ def culprit(runner: Runner, data: Data, batch: int, step: int, order: Order | No
     return finder.first_not_finite(data.feeds, rows=len(data), batch=batch, step=step, order=order)
 
 
+def order_of(data: Data, batch: int) -> Order | None:
+    """What shuffling needs. None where one batch has all rows: only mixtures depend on their order."""
+    return Order(len(data)) if len(data) > batch or data.mixup else None
+
+
 @dataclass
 class Loop:
     """One call of ``fit``: from data, a runner and callbacks to a history."""
@@ -171,7 +176,7 @@ class Loop:
         self.state = self.runner.state
         self.per_epoch = -(-len(self.data) // self.batch)
         self.total = self.per_epoch * (self.epochs - self.initial_epoch)
-        self.order = Order(len(self.data)) if self.shuffle else None
+        self.order = order_of(self.data, self.batch) if self.shuffle else None
         self.totals = np.zeros((self.epochs - self.initial_epoch, len(self.runner.program.sums)))
         self.step = 0
         self.counted = 0  # steps that the model's counters know of

@@ -423,6 +423,19 @@ def test_shuffling_draws_another_order_for_each_epoch_and_visits_every_row_once(
     again = classifier()
     again.fit(X, y, verbose=0)
     same(again.parameters, first)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_batch_of_all_rows_is_not_shuffled_unless_it_is_mixed(threads):
+    """Its sums would only be rounded in another order."""
+    X, y = blobs()
+    of_all = {"epochs": 3, "batch_size": len(X)}
+
+    def trained(**options):
+        return fitted(classifier(threads=threads), X, y, **of_all, **options)
+
+    same(trained(shuffle=True), trained(shuffle=False))
+    assert not np.array_equal(trained(mixup=1.0), trained(mixup=1.0, shuffle=False))
     frozen = classifier(optimizer=SGD(1e-30), dtype="float64")
     orders = Recorder()
     frozen.fit(X, y, epochs=2, callbacks=[orders], verbose=0)

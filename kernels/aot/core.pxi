@@ -66,6 +66,8 @@ cdef extern from "columns.h" nogil:
 cdef extern from "tile.h" nogil:
     int64_t STAYING_BYTES
     int64_t NEAR_BYTES
+    int64_t HALF_PAGE
+    int LOW_ROWS
     int TILE_ROWS
     int TILE_VECTORS
     int TILE_COLUMNS
@@ -88,10 +90,16 @@ cdef extern from "tile.h" nogil:
     ctypedef void (*tile_fn)(
         const TileShape*, const real*, const real*, real*, int, int64_t) noexcept nogil
     tile_fn tile_for(int rows, int columns, int by_columns)
+    int64_t tile_height(int64_t lda, int by_columns)
     void strip(const TileShape* shape, const real* a, const real* b, real* c, int64_t rows,
                int columns, int by_columns)
-    int ROW_COLUMNS
-    void tile_of_a_row(const TileShape*, const real*, const real*, real*)
+    int FEW_ROWS
+    int MOST_FEW
+    int FAR_ROWS
+    ctypedef struct FewRows:
+        void (*run)(const TileShape*, const real*, const real*, real*) noexcept nogil
+        int columns
+    const FewRows* few_rows
     void rank_one(const TileShape*, const real*, const real*, real*, int64_t rows, int64_t columns)
     int TILE_READS, TILE_WRITES, TILE_PACKS
     int TILE_SUMS, TILE_RELU, TILE_RELU_GRADIENT

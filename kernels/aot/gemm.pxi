@@ -22,11 +22,9 @@ cdef enum:
     PACK_COLUMNS = 128       # of a weight array from which its update packs
     X_TILES = 4              # of it whose input is packed together
     A_PANELS = 8             # panels of B from which packing A pays
-    LOW_ROWS = 8             # of a tile: as many as have a place in each set of a cache
     FAR_BYTES = 1 << 23      # of a B that comes from the memory
     DIRECT_BYTES = 1 << 19   # of B up to which it is read as it is, if by rows that are not apart
     SMALL_BYTES = 1 << 14    # of a B that stays in the L1 cache
-    HALF_PAGE = 1 << 11      # rows that lie a multiple of it apart share cache sets
 
 cdef struct Product:
     int64_t m
@@ -126,7 +124,8 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
     of rows but the first find it there; how many depends on the whole product only.
     """
     cdef TileShape shape
-    cdef int64_t block, blocks, height = TILE_ROWS, parts = 1
+    cdef FewRows few
+    cdef int64_t block, blocks, height = tile_height(p.lda, p.a_by_columns), parts = 1
     cdef int64_t top, bottom, first, j, panel, part, k0
     cdef int width
     cdef const real* a
@@ -134,10 +133,14 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
     cdef int64_t octets = p.k * p.n * <int64_t>sizeof(real)
     if p.m > TILE_ROWS and STAYING_BYTES < octets <= DIRECT_BYTES and not apart(p):
         parts = blocks_of(octets, STAYING_BYTES)
+    cdef int small = octets <= SMALL_BYTES
+    cdef int are_few = parts == 1 and not p.a_by_columns and i1 - i0 <= (1 if small else MOST_FEW)
     # Of a B that stays in the first cache many rows go by each panel: as many as stay there too
     # until they are finished.
-    if octets <= SMALL_BYTES:
+    if small:
         height = max(CHUNK // (j1 - j0), height)
+    elif are_few:
+        height = FEW_ROWS
     blocks = blocks_of(i1 - i0, height)
     shape.lda = p.lda
     shape.ldb = p.ldb
@@ -154,11 +157,12 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
             bottom = i0 + (i1 - i0) * (block + 1) // blocks
             a = p.a + (k0 * p.lda + top if p.a_by_columns else top * p.lda + k0)
             first = j0
-            while (parts == bottom - top == 1 and not p.a_by_columns
-                   and j1 - first >= ROW_COLUMNS):
-                shape.bias = p.bias + first if p.bias != NULL else NULL
-                tile_of_a_row(&shape, a, b + first, p.c + top * p.ldc + first)
-                first += ROW_COLUMNS
+            if are_few:
+                few = few_rows[bottom - top - 1]
+                while j1 - first >= few.columns:
+                    shape.bias = p.bias + first if p.bias != NULL else NULL
+                    few.run(&shape, a, b + first, p.c + top * p.ldc + first)
+                    first += few.columns
             for panel in range(panels_of(j1 - first)):
                 j = first + panel * TILE_COLUMNS
                 width = <int>min(j1 - j, <int64_t>TILE_COLUMNS)
@@ -314,7 +318,7 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
         for m_block in range(m_blocks):
             m0 = i0 + (i1 - i0) * m_block // m_blocks
             m1 = i0 + (i1 - i0) * (m_block + 1) // m_blocks
-            blocks = blocks_of(m1 - m0, TILE_ROWS)
+            blocks = blocks_of(m1 - m0, tile_height(p.lda, by_columns))
             if with_a:
                 for block in range(blocks):
                     top = m0 + (m1 - m0) * block // blocks
@@ -388,7 +392,7 @@ cdef inline int packs_a(const Product* p, int64_t columns) noexcept nogil:
 
 cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
     """This thread's part of the product."""
-    cdef int64_t i, i0 = 0, i1 = p.m, j0 = 0, j1 = p.n, rows, columns, block
+    cdef int64_t i, i0 = 0, i1 = p.m, j0 = 0, j1 = p.n, rows, columns, block, few
     cdef Product turned
     # Each thread reads all of the operand whose side is not divided: let that be the smaller one.
     divide(p.m, p.n, p.n >= max(p.m, <int64_t>(threads * TILE_COLUMNS)), thread, threads,
@@ -420,7 +424,8 @@ cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
     else:
         rows = i1 - i0
         columns = j1 - j0
-    if not p.b_transposed and (rows <= 2 * TILE_ROWS or (
+    few = FAR_ROWS if p.k * p.n * <int64_t>sizeof(real) > FAR_BYTES else 2 * TILE_ROWS
+    if not p.b_transposed and (rows <= few or (
             p.k * columns * <int64_t>sizeof(real) <= DIRECT_BYTES
             and (rows < 8 * TILE_ROWS or not apart(p)))):
         if threads > 1:  # another core may have written B: fetch it faster than tile by tile

@@ -18,6 +18,8 @@ from .vectors import Emitter
 #: Bytes of weights up to which they are mostly not packed. Half of them are best read in one piece
 #: where the second cache is small: without AVX-512 it mostly has 256 or 512 KiB.
 DIRECT_BYTES = 1 << 19
+#: Bytes of weights that come from the memory, or a far cache.
+FAR_BYTES = 1 << 23
 #: Rows of a batch from which weights are packed where theirs lie a multiple of half a page apart
 #: (64x64x1024 on Zen 3: 0.82 of the time, 128x256x512: 0.94), and bytes of those that need not be:
 #: they have places enough in the first cache.
@@ -68,7 +70,10 @@ class Way:
         # Narrow panels of rows so far apart fall into few cache sets.
         apart = columns * number_bytes % products.HALF_PAGE == 0 and self.size == 2 * e.lanes
         apart &= in_bytes > SMALL_BYTES and (rows or 0) >= MANY_ROWS
-        near = both and in_bytes <= DIRECT_BYTES and not apart
+        # Of few rows it is not worth packing, unless the weights come from far away for several tiles.
+        tile = products.tile_rows(e.registers, products.panel_registers(e))
+        few = 0 < (rows or 0) <= (FEW_ROWS if in_bytes <= FAR_BYTES else tile)
+        near = both and (few or (in_bytes <= DIRECT_BYTES and not apart))
         #: Whether the weights are read where they are.
         self.direct = depth == 1 or (near and not transposed)
         padded = -(-columns // self.size) * self.size * depth  # whole panels are written

@@ -18,8 +18,9 @@ from llvmlite import ir
 from .flow import Size, known_size
 from .vectors import Emitter
 
-#: Bytes between rows whose numbers fall into the same few cache sets.
-HALF_PAGE = 2048
+#: Bytes between rows whose numbers fall into the same few cache sets, and how many of them have
+#: places there at a time.
+HALF_PAGE, LOW_ROWS = 2048, 8
 
 #: Called with a tile's registers by row, the rows' number, the first column's, and the mask of the
 #: last register (None: whole).
@@ -161,12 +162,13 @@ def multiply(
     """Rows ``first`` to ``last`` of the product; ``expected`` is how many they usually are."""
     known = columns if isinstance(columns, int) else None
     # Rows that lie half a page apart fall into the same few cache sets: asked for ahead, they push
-    # out those that are being read (256x2048x10 with AVX2: 1.34 times the time).
-    fetches = o.ahead and not (
-        isinstance(o.a_row, int) and o.a_row * e.dtype.itemsize % HALF_PAGE == 0
-    )
+    # out those that are being read (256x2048x10 with AVX2: 1.34 times the time), and so do those of
+    # a tall tile themselves.
+    apart = isinstance(o.a_row, int) and o.a_row * e.dtype.itemsize % HALF_PAGE == 0
+    fetches = o.ahead and not apart
     many, widest, others = (0, 0, [2]) if known is None else panels_of(e, known, o.packed)
     most = tile_rows(e.registers, max([widest, *others]))
+    most = min(most, LOW_ROWS) if apart else most
     tallest, *lower = heights(most, expected)
 
     def panel(
