@@ -64,6 +64,9 @@ class Method:
     #: Whether it asks for products of the Hessian with a vector.
     second_order: ClassVar[bool] = False
 
+    #: Whether to start again where it ends without having converged, as long as that gains anything.
+    restarts: ClassVar[bool] = False
+
     tolerance: float
 
     def __post_init__(self) -> None:
@@ -116,8 +119,8 @@ class ConjugateGradient(Method):
     """Nonlinear conjugate gradients, after Polak and Ribiere; needs the least memory.
 
     SciPy takes a step only if the next direction will descend, or the step arrives at
-    ``tolerance``. Where that cannot be reached (see *Precision* above), training may end one good
-    step early.
+    ``tolerance``. Where rounding forbids that, the method starts again along the gradient, until
+    that gains nothing either.
 
     Parameters
     ----------
@@ -130,6 +133,7 @@ class ConjugateGradient(Method):
     tolerance: float = 1e-6
 
     scipy_name = "CG"
+    restarts = True
 
 
 @dataclass(frozen=True)
@@ -380,8 +384,8 @@ class _Training:
             start = self.objective.weights.astype(np.float64)
             try:
                 self.good = self._evaluate(start)
-                if not (self._converged(self.good) or self.model.stop_training):
-                    self._minimize(minimize, start)
+                if not self._done:
+                    self._minimize(minimize)
                 if self.lost:
                     self._fail()
             finally:
@@ -389,16 +393,31 @@ class _Training:
                     self.objective.move(start if self.good is None else self.good.w)
         return self.history
 
-    def _minimize(self, minimize: Callable[..., Any], start: np.ndarray) -> None:
-        minimize(
-            self._value,
-            start,
-            jac=True,
-            hessp=self._hessian_product if self.method.second_order else None,
-            method=self.method.scipy_name,
-            callback=self._end_iteration,
-            options=self.method.options | {"maxiter": len(self.epochs)},
-        )
+    def _minimize(self, minimize: Callable[..., Any]) -> None:
+        assert self.good is not None
+        before, again = np.inf, False
+        while self.good.logs["loss"] < before:  # the last run has gained something
+            before, epochs = self.good.logs["loss"], len(self.history.epoch)
+            minimize(
+                self._value,
+                self.good.w,
+                jac=True,
+                hessp=self._hessian_product if self.method.second_order else None,
+                method=self.method.scipy_name,
+                callback=self._end_iteration,
+                options=self.method.options | {"maxiter": len(self.epochs) - epochs},
+            )
+            if again and epochs == len(self.history.epoch):
+                self.lost = False  # the run before had ended for another reason
+            if self._done or self.lost or not self.method.restarts:
+                return
+            again = True
+
+    @property
+    def _done(self) -> bool:
+        assert self.good is not None
+        left = len(self.epochs) - len(self.history.epoch)
+        return left == 0 or self._converged(self.good) or self.model.stop_training
 
     @property
     def _epoch(self) -> int:
@@ -471,7 +490,7 @@ class _Training:
         self.progress.epoch(epoch, logs)
         for callback in self.callbacks:
             callback.on_epoch_end(self.model, epoch, logs)
-        if self._converged(point) or self.model.stop_training:
+        if self._done:
             raise StopIteration  # which SciPy takes as the wish to end
 
     def _measure(self, point: _Point) -> dict[str, float]:

@@ -501,7 +501,8 @@ class Model:
             or in [0.01, 4], and 0.1 to 0.4 are usual. Labels become one-hot rows for it (Zhang et
             al., mixup: beyond empirical risk minimization, ICLR 2018).
         shuffle
-            Draw a new order of the rows for each epoch (unless one batch has all of them).
+            Draw a new order of the rows for each epoch. (If one batch has all of them, order
+            changes nothing but rounding; then they keep theirs, unless there is ``mixup``.)
         callbacks
             `fastnn.callbacks.Callback` objects.
         verbose

@@ -144,11 +144,12 @@ def profile_program(runner: Runner, data: Data, batch: int, seconds: float) -> T
             raise NonFiniteLoss(done, done // per_epoch, culprit(runner, data, batch, done, order))
         epochs = min(2 * epochs, 1 << 16) if status == FINISHED else epochs
     look = executor.seconds_of_a_look() if isinstance(runner, NativeRunner) else 0.0
-    looks = np.ones(len(times))
+    left_out = times == 0  # what they would copy is read where it lies
+    looks = np.where(left_out, 0.0, 1.0)
     if program.split.threads > 1:
         np.add.at(looks, [program.compute - 1, len(looks) - 1], 1)
     wall = wall / steps - (executor.LOOKS + looks.sum()) * look
-    times = np.maximum(times / steps - looks * look, 1e-10)
+    times = np.where(left_out, 0, np.maximum(times / steps - looks * look, 1e-10))
     return _profile_table(runner, machine, times, wall, steps)
 
 
@@ -162,8 +163,11 @@ def _profile_table(
     rows: list[tuple[Any, ...]] = []
     for i, (node, spent) in enumerate(zip(program.nodes, times, strict=True)):
         cost = program.cost(node, program.batch)
-        rate, traffic = cost.flops / spent / 1e9, cost.bytes / spent / 1e9
         who = i, node.phase, call_title(node), operand_shapes(node)
+        if spent == 0:
+            rows.append((*who, 0.0, 0.0, None, None, None, None))
+            continue
+        rate, traffic = cost.flops / spent / 1e9, cost.bytes / spent / 1e9
         rows.append(
             (*who, spent * 1e6, 100 * spent / wall, rate, 100 * rate / peak, traffic,
              100 * traffic / bandwidth)

@@ -150,7 +150,7 @@ def culprit(runner: Runner, data: Data, batch: int, step: int, order: Order | No
 
 
 def order_of(data: Data, batch: int) -> Order | None:
-    """What shuffling needs. None where one batch has all rows: only mixtures depend on their order."""
+    """What shuffling needs; None where one batch has all rows, unless it mixes them."""
     return Order(len(data)) if len(data) > batch or data.mixup else None
 
 

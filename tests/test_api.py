@@ -423,6 +423,10 @@ def test_shuffling_draws_another_order_for_each_epoch_and_visits_every_row_once(
     again = classifier()
     again.fit(X, y, verbose=0)
     same(again.parameters, first)
+    frozen = classifier(optimizer=SGD(1e-30), dtype="float64")
+    orders = Recorder()
+    frozen.fit(X, y, epochs=2, callbacks=[orders], verbose=0)
+    assert orders.logs[0]["loss"] == pytest.approx(orders.logs[1]["loss"], rel=1e-12)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -436,10 +440,6 @@ def test_one_batch_of_all_rows_is_not_shuffled_unless_it_is_mixed(threads):
 
     same(trained(shuffle=True), trained(shuffle=False))
     assert not np.array_equal(trained(mixup=1.0), trained(mixup=1.0, shuffle=False))
-    frozen = classifier(optimizer=SGD(1e-30), dtype="float64")
-    orders = Recorder()
-    frozen.fit(X, y, epochs=2, callbacks=[orders], verbose=0)
-    assert orders.logs[0]["loss"] == pytest.approx(orders.logs[1]["loss"], rel=1e-12)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "cython"])
@@ -905,6 +905,16 @@ def test_profile_measures_each_call_and_leaves_the_model_alone(backend):
     # What is trained after a profile is what would have been trained without one.
     other = classifier(backend=backend, optimizer="adam")
     same(fitted(model, X, y), fitted(other, X, y, epochs=2))
+
+
+def test_profile_has_no_rate_for_rows_that_are_read_where_they_lie():
+    X, y = blobs()
+    model = classifier(backend="cython")
+    table = model.profile(X.astype("float32"), y, batch_size=len(X), seconds=0.02)
+    rows = {row[2]: dict(zip(table.headings, row, strict=True)) for row in table.rows}
+    assert rows["gather"]["us"] == 0 and rows["gather"]["GB/s"] is None
+    assert rows["dense[tanh]"]["us"] > 0 and rows["dense[tanh]"]["GB/s"] > 0
+    assert "gather " in str(table)
 
 
 # ---- progress -----------------------------------------------------------------------------------

@@ -517,8 +517,8 @@ def test_a_loss_that_is_not_finite_at_the_start_changes_nothing(method):
 @pytest.mark.parametrize(
     "method, scale, factor",
     [
-        (LBFGS(tolerance=1e-3), 9000, 1),
-        (ConjugateGradient(1e-3), 9000, 1),
+        (LBFGS(tolerance=1e-4), 9000, 1),
+        (ConjugateGradient(1e-4), 9000, 1),
         (NewtonCG(1e-3), 300, 1e4),
     ],
 )

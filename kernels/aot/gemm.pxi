@@ -7,8 +7,7 @@
 # Small products run straight from the matrices: packing costs more than it saves while a panel of B
 # stays in the caches. (A small B that comes transposed is turned first.) Larger ones go by blocks
 # of K: a few panels of B at a time are copied to contiguous memory, and transposed on the way where
-# needed. So is A for many panels, if its rows would put a tall tile into few cache sets, or if it
-# is read by columns.
+# needed. So is A for many panels, if it is read by columns or tiles are tall (see packs_a).
 #
 # Each element of C is summed over k in order whatever the tile, or by blocks of K, or by lanes, as
 # the whole product has it: results depend neither on the number of threads nor on how a matrix is
@@ -392,7 +391,7 @@ cdef inline int packs_a(const Product* p, int64_t columns) noexcept nogil:
 
 cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
     """This thread's part of the product."""
-    cdef int64_t i, i0 = 0, i1 = p.m, j0 = 0, j1 = p.n, rows, columns, block, few
+    cdef int64_t i, i0 = 0, i1 = p.m, j0 = 0, j1 = p.n, rows, columns, block, unpacked
     cdef Product turned
     # Each thread reads all of the operand whose side is not divided: let that be the smaller one.
     divide(p.m, p.n, p.n >= max(p.m, <int64_t>(threads * TILE_COLUMNS)), thread, threads,
@@ -424,8 +423,11 @@ cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
     else:
         rows = i1 - i0
         columns = j1 - j0
-    few = FAR_ROWS if p.k * p.n * <int64_t>sizeof(real) > FAR_BYTES else 2 * TILE_ROWS
-    if not p.b_transposed and (rows <= few or (
+    # Rows for which B is not worth packing.
+    unpacked = 2 * TILE_ROWS
+    if not p.a_by_columns and p.k * p.n * <int64_t>sizeof(real) > FAR_BYTES:
+        unpacked = FAR_ROWS
+    if not p.b_transposed and (rows <= unpacked or (
             p.k * columns * <int64_t>sizeof(real) <= DIRECT_BYTES
             and (rows < 8 * TILE_ROWS or not apart(p)))):
         if threads > 1:  # another core may have written B: fetch it faster than tile by tile

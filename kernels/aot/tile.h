@@ -58,7 +58,11 @@
 #define TILE_FETCH_TURN 2
 #else
 #define ADD_PRODUCT(sum, x, y) ((sum) += (x) * (y))
+#ifdef __AVX512F__
 #define TILE_TURN(vectors) (vectors)
+#else
+#define TILE_TURN(vectors) 1
+#endif
 #define TILE_FETCH_TURN 4
 #endif
 

@@ -70,9 +70,10 @@ class Way:
         # Narrow panels of rows so far apart fall into few cache sets.
         apart = columns * number_bytes % products.HALF_PAGE == 0 and self.size == 2 * e.lanes
         apart &= in_bytes > SMALL_BYTES and (rows or 0) >= MANY_ROWS
-        # Of few rows it is not worth packing, unless the weights come from far away for several tiles.
+        # For few rows they are not worth packing, unless they come from far away for several tiles.
         tile = products.tile_rows(e.registers, products.panel_registers(e))
-        few = 0 < (rows or 0) <= (FEW_ROWS if in_bytes <= FAR_BYTES else tile)
+        most = FEW_ROWS if e.registers == 32 else 2 * tile
+        few = 0 < (rows or 0) <= (most if in_bytes <= FAR_BYTES else tile)
         near = both and (few or (in_bytes <= DIRECT_BYTES and not apart))
         #: Whether the weights are read where they are.
         self.direct = depth == 1 or (near and not transposed)
@@ -100,7 +101,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Product:
-    """A product that is being emitted; ``packed`` is memory for panels and copies."""
+    """A product that is being emitted; ``packed`` is memory for panels."""
 
     e: Emitter
     way: Way
@@ -126,7 +127,7 @@ class Product:
         return region
 
     def _divided(self, call: Call, rows: ir.Value) -> Region:
-        """Columns, where there are enough, for each thread packs what it reads."""
+        """Columns, where there are enough, for each thread packs what it reads; else rows."""
 
         def by_columns() -> Region:
             return 0, rows, *call.share(self.columns, unit)
