@@ -64,7 +64,7 @@ class Method:
     #: Whether it asks for products of the Hessian with a vector.
     second_order: ClassVar[bool] = False
 
-    #: Whether to start again where it ends without having converged, as long as that gains anything.
+    #: Whether to start again where it ends without having converged, while that gains anything.
     restarts: ClassVar[bool] = False
 
     tolerance: float
