@@ -412,6 +412,40 @@ def test_a_tolerance_of_zero_ends_where_nothing_lower_is_found(method):
     assert max(np.abs(g).max() for g in model.loss_and_gradients(X, y)[1]) < 1e-6
 
 
+def test_conjugate_gradients_start_again_where_they_ended_early(monkeypatch):
+    """Whether rounding ends them depends on the machine: here each run ends after two iterations,
+    and one in the middle of nowhere."""
+    minimize, asked = full_batch._minimize(), []
+
+    def short(value, start, options, **rest):
+        asked.append(options["maxiter"])
+        if len(asked) == lost:
+            value(np.full_like(start, 1e300))
+            return
+        minimize(value, start, options=options | {"maxiter": 2}, **rest)
+
+    monkeypatch.setattr(full_batch, "_minimize", lambda: short)
+    X, y = line()
+    model, lost = linear(X), 0
+    found = fit(model, X, y, ConjugateGradient(1e-9), epochs=50)
+    assert len(asked) > 2 and asked == [50 - 2 * run for run in range(len(asked))]
+    assert max(np.abs(g).max() for g in model.loss_and_gradients(X, y)[1]) <= 1e-9
+    assert len(found.epoch) < 50 and (np.diff(found.history["loss"]) <= 0).all()
+
+    # A run that finds nothing finite says nothing about the one before: its weights are kept.
+    other, lost, expected = linear(X), 2, linear(X)
+    asked.clear()
+    assert fit(other, X, y, ConjugateGradient(1e-9), epochs=50).epoch == [0, 1] and len(asked) == 2
+    lost = 0
+    fit(expected, X, y, ConjugateGradient(1e-9), epochs=2)
+    same(other.parameters, expected.parameters)
+
+    # The other methods end where they end.
+    asked.clear()
+    assert fit(linear(X), X, y, LBFGS(tolerance=1e-9), epochs=50).epoch == [0, 1]
+    assert asked == [50]
+
+
 @all_methods
 def test_a_callback_can_end_training(method):
     X, y = classes(number=3)
