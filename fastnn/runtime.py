@@ -23,7 +23,7 @@ from .compiler.plan import concrete, tensor_bytes
 from .kernels import aot, provider, ref
 from .kernels.aot import executor
 from .kernels.formula import FORMULAS
-from .kernels.op import BATCH, Binding, Shape
+from .kernels.op import BATCH, Binding, Op, Shape
 from .kernels.ref.random import shuffled
 
 Feeds = Mapping[str, np.ndarray]
@@ -329,16 +329,17 @@ class NativeRunner(Runner):
         plan, split = program.plan, program.split
         self._shards = split.threads if split.mode == "shard" else 1
         self._item = np.dtype(program.dtype).itemsize
-        self._gradients = aligned(self._shards * program.gradients, program.dtype)
+        self._gradients = aligned(program.copies * program.gradients, program.dtype)
         self._arenas = [aligned(plan.arena_bytes) for _ in range(program.copies)]
         self._results = [
             aligned(plan.rows_bytes) for _ in range(program.copies if program.by_units else 1)
         ]
-        # While one thread reads the terms of a step, another may write its own of the next.
+        # While one thread reads the terms of a sum, another may write its own of the next.
         self._exchanged = aligned(2 * program.exchanged)
-        #: Where units are divided, each thread's own weights and state.
+        #: Where units are divided, each thread's own of the model's vectors.
+        sizes = [*[program.parameters] * (1 + program.states), program.buffers]
         self._own = [
-            [aligned(program.parameters, program.dtype) for _ in range(1 + program.states)]
+            [aligned(size, program.dtype) for size in sizes]
             for _ in range(split.threads if program.by_units else 0)
         ]
         self._moves = self._own_moves()
@@ -439,6 +440,8 @@ class NativeRunner(Runner):
                 return address_of(self._own[shard][0]) + flat
             case "state" if self.program.by_units:
                 return address_of(self._own[shard][1 + tensor.slot]) + flat
+            case "buffers" if self.program.by_units:
+                return address_of(self._own[shard][-1]) + flat
             case "parameters":
                 return address_of(self.state.parameters) + flat
             case "buffers":
@@ -457,8 +460,9 @@ class NativeRunner(Runner):
         moves: list[list[tuple[int, int, int, int, int, bool]]] = []
         for thread, owned in enumerate(self._own):
             moves.append([])
-            for theirs, mine in zip(self.state.arrays, owned, strict=False):
-                for part in self.program.parts:
+            *vectors, buffers = zip(self.state.arrays, owned, strict=True)
+            for part in self.program.parts:
+                for theirs, mine in [buffers] if part.own.region == "buffers" else vectors:
                     start, rows, length, stride = part.place(thread)
                     moves[-1].append((
                         address_of(theirs) + start * self._item,
@@ -491,11 +495,16 @@ class NativeRunner(Runner):
         first = rows * shard // self._shards
         return shard, first, rows * (shard + 1) // self._shards - first
 
+    def _is_shared(self, op: Op) -> bool:
+        """Whether threads that each run all calls divide the work of this one."""
+        return op.shared and not self.program.by_units
+
     def _bind(self, call: Any, node: Node, shard: int, first: int, rows: int) -> None:
         op = node.op
-        if op.shared:  # the threads divide one call among them: it is the same for all
+        shared = self._is_shared(op)
+        if shared:  # the threads divide one call among them: it is the same for all
             shard, first = 0, 0
-        call["shared"] = op.shared
+        call["shared"] = shared
         for i, tensor in enumerate(node.operands):
             if tensor is not None:
                 call["buffers"][i] = self._address(tensor, shard, first)
@@ -514,7 +523,7 @@ class NativeRunner(Runner):
         split, op = self.program.split, node.op
         rows = -(-self.program.batch // self._shards)
         shapes = [concrete(t.shape, rows) if t is not None else None for t in node.operands]
-        threads = split.threads if split.mode == "split" or op.shared else 1
+        threads = split.threads if split.mode == "split" or self._is_shared(op) else 1
         operands = zip(op.operands, node.operands, strict=True)
         given = {operand.name for operand, tensor in operands if tensor is not None}
         return kernels.kernel(op.name, op.dims(shapes), node.attrs, given, threads)
@@ -629,12 +638,15 @@ class NativeRunner(Runner):
                         lines.append((call, j, start, row_bytes, 0))
                     else:
                         table["buffers"][thread, call, j] = self._address(copy, shard, first)
+        # Two pieces of memory take turns, and after an odd number of them also from step to step.
+        room, odd = self.program.exchanged, len({t.slot for *_, t in self._exchanges}) % 2
         for i, j, tensor in self._exchanges:
             size = tensor_bytes(tensor, rows, self.program.dtype)
+            second = tensor.slot % 2
             for thread, lines in enumerate(views):
                 own = thread * size if tensor.shape[0] == BATCH else 0
-                start = address_of(self._exchanged) + own
-                lines.append((i, j, start, 0, self.program.exchanged))
+                start = address_of(self._exchanged) + second * room + own
+                lines.append((i, j, start, 0, odd * (-room if second else room)))
         table["waits"] = self._waits(left_out)
         return np.array(views, executor.VIEW).reshape(len(table), -1)
 

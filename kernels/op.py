@@ -81,6 +81,9 @@ class Op:
     whole
         A batch with this op cannot be divided by rows: its result is not a sum over them, or it
         would be added by each thread.
+    columns
+        Each column of what it writes is made of the same columns of what it reads, where operands
+        are matrices, or one number for each column: threads can have columns of their own.
     without_gradient
         Names of outputs that are constants to what reads them.
     copies
@@ -108,6 +111,7 @@ class Op:
     uses_step: bool = False
     shared: bool = False
     whole: bool = False
+    columns: bool = False
     without_gradient: tuple[str, ...] = ()
     copies: Callable[[Mapping[str, Any]], bool] = lambda attrs: False
 

@@ -17,9 +17,9 @@ from .autodiff import append_backward, differentiate
 from .fuse import fuse, fuse_update, stabilise
 from .graph import PHASES, Graph, Node, Sum, Tensor
 from .parts import divide_inputs
-from .plan import item_size, plan
+from .plan import item_size, plan, tensor_bytes
 from .program import Cost, Program
-from .split import Split, available_threads, choose
+from .split import Split, Units, available_threads, choose
 from .units import MOST_BYTES, divide_units
 
 __all__ = [
@@ -288,12 +288,16 @@ def compile_program(
     """
     graph = fuse(build_graph(network, purpose))
     updated, item = fuse_update(graph, batch), item_size("real", dtype)
-    divided = None
+    one = Split("one", 1, "one thread")
+    outline = _program(graph, network, purpose, batch, dtype, one)
+    divided = units = None
     if not any_threads and network.size * (1 + purpose.states) * item <= MOST_BYTES:
         divided = divide_units(updated, threads)
-    outline = _program(graph, network, purpose, batch, dtype, Split("one", 1, "one thread"))
+    if divided is not None:
+        share = _flops(outline, divided.graph) / _flops(outline, updated)
+        units = Units(share, divided.meetings, divided.moved * batch * item)
     split = choose(
-        sum(outline.cost(n, batch).flops for n in graph.nodes if n.phase != "update"),
+        _flops(outline, graph),
         network.size if purpose.kind == "train" else 0,
         outline.compute,
         batch,
@@ -303,19 +307,32 @@ def compile_program(
         can_shard=purpose.kind != "gradients"
         and not any_threads
         and not any(n.op.whole for n in graph.nodes),
-        moved=divided.moved * batch * item if divided is not None else None,
+        units=units,
+        moved=sum(tensor_bytes(t, batch, dtype) for t in outline.plan.life),
         forced=forced,
     )
     if split.mode == "units":
         assert divided is not None
-        whole = _program(updated, network, purpose, batch, dtype, Split("one", 1, "one thread"))
+        whole = _program(updated, network, purpose, batch, dtype, one)
         own = _program(divided.graph, network, purpose, batch, dtype, split)
-        return replace(own, parameters=divided.size, parts=divided.parts, whole=whole)
+        return replace(
+            own,
+            parameters=divided.size("parameters"),
+            buffers=divided.size("buffers"),
+            parts=divided.parts,
+            repeated=divided.repeated,
+            whole=whole,
+        )
     if split.mode != "shard":
         graph = updated
     if (split.mode == "split" or terms) and not any_threads:
         graph = divide_inputs(graph, batch, terms or split.threads, item)
     return _program(graph, network, purpose, batch, dtype, split)
+
+
+def _flops(outline: Program, graph: Graph) -> float:
+    """Operations of forward and backward."""
+    return sum(outline.cost(n, outline.batch).flops for n in graph.nodes if n.phase != "update")
 
 
 def _program(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from .graph import PHASES, Node, Sum, Tensor
@@ -44,9 +45,10 @@ class Program:
         size of the flat vector of what layers keep beside their parameters.
     scratch
         Bytes that the runner's kernels work in beside what is planned.
-    parts, whole
-        Where threads divide the hidden units: what each has of the model's parameters (so
-        ``parameters`` are those of one thread), and the same step for one thread.
+    parts, repeated, whole
+        Where threads divide the hidden units: what each has of the model's parameters and buffers
+        (so ``parameters`` and ``buffers`` are those of one thread), the numbers of the calls that
+        each does in full, and the same step for one thread.
     """
 
     purpose: str
@@ -62,6 +64,7 @@ class Program:
     buffers: int = 0
     scratch: int = 0
     parts: tuple[Part, ...] = ()
+    repeated: frozenset[int] = frozenset()
     whole: Program | None = None
 
     @property
@@ -88,9 +91,13 @@ class Program:
 
     @property
     def exchanged(self) -> int:
-        """Bytes that threads which divide the units write for each other."""
+        """Bytes that threads which divide the units write for each other, between two meetings."""
         found = (t for t in self._operands if t is not None and t.region == "exchange")
         return max((tensor_bytes(t, self.batch, self.dtype) for t in found), default=0)
+
+    @cached_property
+    def _repeated(self) -> set[Node]:
+        return {self.nodes[i] for i in self.repeated}
 
     @property
     def _operands(self) -> Iterator[Tensor | None]:
@@ -124,9 +131,10 @@ class Program:
             touched += sum(
                 tensor_bytes(t, rows, self.dtype) for t in written_tensors if t is not None
             )
-        # Where units are divided, the calls are those of each thread.
+        # Where units are divided, calls are those of each thread; what all repeat counts once.
         times = self.split.threads if self.by_units else 1
-        return Cost(node.op.flops(node.op.dims(shapes)) * times, touched * times)
+        once = self.by_units and node in self._repeated
+        return Cost(node.op.flops(node.op.dims(shapes)) * (1 if once else times), touched * times)
 
     def flops(self, rows: int | None = None) -> float:
         """Operations of one step."""
@@ -136,13 +144,14 @@ class Program:
     def peak_bytes(self) -> dict[str, int]:
         """Memory by what it is for; known before the first step."""
         size = item_size("real", self.dtype)
-        parameters = (self.whole or self).parameters
-        kept = parameters * (1 + self.states) + self.buffers
-        own = self.parameters * (1 + self.states) * self.split.threads
+        whole = self.whole or self
+        parameters, buffers = whole.parameters, whole.buffers
+        kept = parameters * (1 + self.states) + buffers
+        own = (self.parameters * (1 + self.states) + self.buffers) * self.split.threads
         return {
             "parameters": parameters * size,
             "gradients": self.gradients * size * self.copies,
-            "buffers": self.buffers * size,
+            "buffers": buffers * size,
             "optimizer state": parameters * size * self.states,
             "last good weights": kept * size * (self.purpose == "train"),
             "threads' own weights and state": own * size * self.by_units,
@@ -186,13 +195,17 @@ class Program:
             self._verify_meeting()
 
     def _verify_meeting(self) -> None:
-        """Threads with units of their own meet once a step: one barrier must be enough."""
-        readers = [n for n in self.nodes if any(t and t.region == "exchange" for t in n.inputs)]
-        if len(readers) != 1:
-            raise ValueError(f"expected one call that reads what is exchanged, got {len(readers)}")
-        for i, node in enumerate(self.nodes):
-            if node.op.shared:
-                raise ValueError(f"call {i} ({node.op.name}): threads that do not wait share it")
+        """Threads with units of their own meet before they read what others wrote, and two pieces
+        of memory take turns: so nothing is written until what was there before has been read."""
+        turns = [
+            (t.slot, t in node.inputs)
+            for node in self.nodes
+            for t in node.operands
+            if t is not None and t.region == "exchange"
+        ]
+        last = turns[-1][0] if turns else 0
+        if turns != [(i, read) for i in range(last + 1) for read in (False, True)]:
+            raise ValueError(f"expected exchanges to be written and read in turn, got {turns}")
 
     def _verify_updates(self) -> None:
         """Every parameter has one gradient, and none is read once it has been updated."""

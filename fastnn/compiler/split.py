@@ -2,11 +2,11 @@
 
 *shard*: each thread runs forward and backward on its rows with its own arena and its own gradients,
 which the update pass sums: two barriers a step, but the gradients are written and read once per
-thread. *split*: threads share each op, and meet where one needs what another has done. *units*: of
-a network with one hidden layer, each thread has its part of the units with all their weights, and
-they meet once a step, for the sum that is the output (`units.py`). The estimate below needs to be
-right only about which of the four is best; where the gain is doubtful one thread does the work, for
-more threads must never be slower. So it counts a barrier for every call, although there are fewer.
+thread. *split*: threads share each op, and meet where one needs what another has done. *units*:
+each thread has its part of the units of every other hidden layer with all their weights, and they
+meet for the sums behind these (`units.py`). The estimate below needs to be right only about which
+of the four is best; where the gain is doubtful one thread does the work, for more threads must
+never be slower. So it counts a barrier for every call, although there are fewer.
 """
 
 from __future__ import annotations
@@ -16,9 +16,19 @@ from dataclasses import dataclass
 
 #: What the estimate assumes of the machine, measured on cores with AVX-512; only ratios matter.
 FLOPS = 1e11  # of one thread, in the products of a training step
-BYTES = 1e10  # per second and thread, to and from memory beyond the caches
+BYTES = 1e10  # per second and thread, to and from memory beyond the caches, or another's cache
 BARRIER = 1.5e-6  # seconds for threads to meet
 LEAST_GAIN = 1.25  # over one thread, by the estimate
+
+
+@dataclass(frozen=True)
+class Units:
+    """What a thread that has its part of the units does: its share of the FLOPs, how often it meets
+    others, and the bytes that it moves."""
+
+    share: float
+    meetings: int
+    moved: float
 
 
 @dataclass(frozen=True)
@@ -46,27 +56,31 @@ def choose(
     itemsize: int,
     threads: int,
     can_shard: bool = True,
-    moved: float | None = None,
+    units: Units | None = None,
+    moved: float = 0.0,
     forced: bool = False,
 ) -> Split:
     """The best way to divide a step over up to ``threads`` threads.
 
-    ``flops`` and ``calls`` are those of forward and backward for ``rows`` rows; ``moved`` are
-    the bytes that do where hidden units can be divided; ``forced`` takes all the threads that
-    were asked for, by the best of the ways.
+    ``flops`` and ``calls`` are those of forward and backward for ``rows`` rows, ``moved`` the bytes
+    that calls hand on to each other; ``units`` is None where hidden units cannot be divided;
+    ``forced`` takes all the threads that were asked for, by the best of the ways.
     """
     if threads == 1:
         return Split("one", 1, "one thread")
     alone = flops / FLOPS
     gradient_traffic = 2 * parameters * itemsize / BYTES
-    candidates = {"split": alone / threads + calls * BARRIER}
+    # What one call writes another reads, and of shared calls mostly from another thread's cache.
+    handed_on = moved * (threads - 1) / threads / BYTES
+    candidates = {"split": alone / threads + calls * BARRIER + handed_on}
     if can_shard and rows >= threads:
         # Each thread's products are lower, which costs a little; gradients pass once per thread.
         candidates["shard"] = alone / threads + 2 * BARRIER + gradient_traffic
-    if moved is not None:
-        # Threads meet once; three more stand for what each computes of the output and would else
-        # be divided: so rows are divided instead where that was measured to be faster.
-        candidates["units"] = alone / threads + 4 * BARRIER + moved / BYTES
+    if units is not None:
+        # Three barriers more stand for what each computes of the output and would else be divided:
+        # so rows are divided instead where that was measured to be faster.
+        meeting = (units.meetings + 3) * BARRIER
+        candidates["units"] = alone * units.share + meeting + units.moved / BYTES
     mode = min(candidates, key=lambda m: candidates[m])
     gain = alone / candidates[mode] if candidates[mode] else 1.0
     if gain < LEAST_GAIN and not forced:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass, replace
+from typing import Any
 
-from ..kernels.op import BATCH, OPS
+import numpy as np
+
+from ..kernels.op import OPS
 from .graph import Graph, Node, Tensor
 
 #: Units of a thread: fewer do not fill the registers of a product.
 LEAST_UNITS = 16
 
 #: Bytes of weights and state up to which it pays: they are copied whenever a native call begins and
-#: ends, and those of larger networks are shared as well (784-128-10 takes as long either way).
-MOST_BYTES = 1 << 17
+#: ends, and those of larger networks do not stay in the caches of two threads anyway.
+MOST_BYTES = 1 << 21
 
-#: Memory of the model's own, which threads would change for each other.
-LASTING = {"parameters", "gradients", "state", "buffers"}
+#: Memory of the model's own, which threads would change for each other. Gradients lie as the
+#: parameters do, and so does each slot of the optimizer's state.
+LASTING = {"parameters": "parameters", "gradients": "parameters", "state": "parameters",
+           "buffers": "buffers"}  # fmt: skip
+
+_PLAIN: dict[str, Any] = {"function": "identity", "parameters": ()}
 
 
 @dataclass(frozen=True)
 class Part:
-    """A parameter, of which each thread has a part; without an ``axis`` each has all of it.
+    """A parameter or buffer, of which each thread has a part; without an ``axis`` each has it all.
 
-    ``whole`` lies among the model's parameters, ``own`` among those of one thread.
+    ``whole`` lies in the model's flat vector, ``own`` in that of one thread.
     """
 
     whole: Tensor
@@ -31,8 +39,8 @@ class Part:
     axis: int | None
 
     def place(self, thread: int) -> tuple[int, int, int, int]:
-        """A thread's part among the model's parameters: where it starts, how many runs of numbers
-        it has, how long each is, and how far from one to the next."""
+        """A thread's part in the model's vector: where it starts, how many runs of numbers it has,
+        how long each is, and how far from one to the next."""
         columns = self.axis == 1
         runs = self.own.shape[0] if columns else 1
         length = math.prod(self.own.shape) // runs
@@ -42,105 +50,290 @@ class Part:
 
 @dataclass(frozen=True)
 class Divided:
-    """The step of one of some threads, and what parameters it has.
+    """The step of one of some threads, and what it has of the model's vectors.
 
-    ``moved`` are the numbers for each row that a thread reads beside its part of all: the rest of
-    the inputs, and the terms of the output.
+    ``repeated`` are the calls that each thread does in full, ``meetings`` the sums for which
+    threads meet, and ``moved`` the numbers for each row that a thread reads beside its part of all:
+    the rest of the inputs, and the terms of those sums.
     """
 
     graph: Graph
     parts: tuple[Part, ...]
+    repeated: frozenset[int]
+    meetings: int
     moved: int
 
-    @property
-    def size(self) -> int:
-        """Numbers of the parameters of one thread."""
-        return sum(math.prod(part.own.shape) for part in self.parts)
+    def size(self, region: str) -> int:
+        """Numbers of one thread's own parameters, or buffers."""
+        return sum(math.prod(p.own.shape) for p in self.parts if p.own.region == region)
 
 
 def divide_units(graph: Graph, threads: int) -> Divided | None:
-    """The step of a network with one hidden layer, for a thread that has its part of the units.
+    """The step of a thread that has its part of the units of every other hidden layer.
 
-    A unit's weights, those before it and those behind it, are then read and updated by one thread
-    only. Threads exchange nothing but the terms of the output, which is a sum over the units. What
-    follows from the output each computes for itself, and what else it updates comes out the same.
+    All that is done unit by unit stays with the thread, and so do the weights before the units and
+    those behind them. The next layer's product is a sum over the units, whose terms threads
+    exchange; what follows from it each computes for itself, until the next layer that is divided.
+    The same happens on the way back, where a gradient by whole inputs is a sum over the units.
+    With one hidden layer threads meet once a step, with eight seven times.
 
-    None where the network is another, where its units cannot be divided into equal parts, or where
-    its weights are changed by anything but updates of each number by itself.
+    None where no layer can be divided into equal parts, or where weights are changed by anything
+    but updates of each number by itself.
     """
-    layers = _two_layers(graph)
-    if threads < 2 or layers is None:
+    first = _first_layers(graph, threads) if threads > 1 else []
+    if not first:
         return None
-    first, second, *inside = layers
-    (x, w, b), (_, v, c), (output,) = first.inputs, second.inputs, second.outputs
-    assert x is not None and w is not None and v is not None and output is not None
-    units = w.shape[1] // threads
-    if units * threads != w.shape[1] or units < LEAST_UNITS:
+    try:
+        return _Division(graph, threads, first).result()
+    except _Indivisible:
         return None
-    swap: dict[Tensor, Tensor] = {h: replace(h, shape=(BATCH, units)) for h in inside}
-    parts: list[Part] = []
-    start = 0
-    for whole, axis in ((w, 1), (b, 0), (v, 0), (c, None)):
-        if whole is not None:
-            shape = tuple(units if i == axis else n for i, n in enumerate(whole.shape))
-            parts.append(Part(whole, replace(whole, shape=shape, offset=start), axis))
-            start += math.prod(shape)
-    own = {part.whole.offset: part.own for part in parts}
+
+
+def _first_layers(graph: Graph, threads: int) -> list[Node]:
+    """Layers whose units can be divided, no two of which follow each other."""
+    readers: dict[Tensor, list[Node]] = defaultdict(list)
     for node in graph.nodes:
-        if node.op.name == "dense_update":  # its state is that of its weights and then its bias
-            weights = [own[t.offset] for t in node.inputs[2:4] if t is not None]
-            size = sum(math.prod(t.shape) for t in weights)
-            for state in node.inputs[4:]:
-                if state is not None:
-                    swap[state] = replace(state, shape=(size,), offset=weights[0].offset)
+        for t in node.inputs:
+            if t is not None:
+                readers[t].append(node)
+    found: list[Node] = []
+    divided: set[Tensor] = set()
+    for node in graph.nodes:
+        if node.op.name != "dense" or node.inputs[0] in divided:
+            continue
+        (h,) = node.outputs
+        assert h is not None
+        units, rest = divmod(h.shape[1], threads)
+        if not rest and units >= LEAST_UNITS and (made := _made_of(h, readers)):
+            found.append(node)
+            divided |= made
+    return found
+
+
+def _made_of(h: Tensor, readers: dict[Tensor, list[Node]]) -> set[Tensor]:
+    """A layer's units, and what is made of them unit by unit until a product sums over them.
+
+    Nothing where something needs all units at once.
+    """
+    found, left = {h}, [h]
+    while left:
+        for node in readers[left.pop()]:
+            if node.op.columns:
+                made = [t for t in node.outputs if t is not None and t not in found]
+                found.update(made)
+                left += made
+            elif node.op.name not in ("dense", "dense_dx", "dense_dw", "dense_update"):
+                return set()
+    return found
+
+
+class _Indivisible(Exception):
+    """Something needs all units, or changes weights that threads have parts of."""
+
+
+class _Division:
+    """The way through a graph, from call to call: what is divided, and what one thread does."""
+
+    def __init__(self, graph: Graph, threads: int, first: list[Node]) -> None:
+        self.graph, self.threads, self.first = graph, threads, first
+        self.divided: set[Tensor] = set()
+        #: Each parameter and buffer by region and offset, and along which axis it is divided.
+        self.axes: dict[tuple[str, int], tuple[Tensor, int | None]] = {}
+        self.nodes: list[Node] = []
+        self.repeated: set[int] = set()
+        self.exchanges: list[Tensor] = []
+
+    def result(self) -> Divided:
+        for node in self.graph.nodes:
+            self._visit(node)
+        parts = self._parts()
+        swap = {t: self._narrowed(t) for t in self.divided}
+        for node in self.nodes:
+            for t in node.operands:
+                if t is not None and t.region in LASTING:
+                    swap[t] = _own(t, parts)
+        graph = self.graph.with_nodes(self.nodes)
+        tables = {t: self._own_runs(t, parts) for n in self.nodes for t in _segments(n)}
+        for table, runs in tables.items():
+            swap[table] = replace(table, shape=runs.shape)
+            graph.tables = {**graph.tables, swap[table]: runs}
+        gathered = sum(
+            math.prod(t.shape[1:])
+            for node in self.graph.nodes
+            if node.op.name == "gather"
+            for t in node.outputs
+            if t is not None
+        )
+        moved = gathered * (self.threads - 1) // self.threads
+        moved += sum(terms.shape[-1] * self.threads for terms in self.exchanges)
+        meetings = len(self.exchanges)
+        return Divided(
+            graph.substitute(swap), parts, frozenset(self.repeated), meetings, moved
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ calls
+
+    def _visit(self, node: Node) -> None:
+        match node.op.name:
+            case "dense":
+                self._dense(node)
+            case "dense_dx":
+                self._dense_dx(node)
+            case "dense_dw":
+                self._weights(node, *node.inputs, *node.outputs)
+            case "dense_update":
+                self._weights(node, *node.inputs[:4])
+            case "update":
+                self._keep(node)
+            case _ if node.op.columns:
+                self._unit_by_unit(node)
+            case _:
+                self._in_full(node)
+
+    def _dense(self, node: Node) -> None:
+        (x, w, b), (y,) = node.inputs, node.outputs
+        assert y is not None
+        if node in self.first:
+            self._divide(w, 1)
+            self._divide(b, 0)
+            self.divided.add(y)
+            self._keep(node)
+            return
+        summed = x in self.divided
+        self._divide(w, 0 if summed else None)
+        self._divide(b, None)
+        if summed:
+            term, terms = self._exchange(y)
+            self._keep(Node(OPS["dense"], (x, w, None), (term,), _PLAIN, node.phase))
+            node = replace(node, op=OPS["sum_parts"], inputs=(terms, b))
+        self._keep(node, repeated=True)
+
+    def _dense_dx(self, node: Node) -> None:
+        (dz, w, y, mask), (dx,) = node.inputs, node.outputs
+        assert w is not None and dx is not None
+        axis = self.axes[_place(w)][1] if w.region in LASTING else None
+        divided = dz in self.divided
+        # The derivative reads what is divided as dx is.
+        if divided != (axis == 1) or (y in self.divided) != (axis == 0 and y is not None):
+            raise _Indivisible
+        if axis is not None and mask is not None:
+            raise _Indivisible
+        if not divided:
+            if axis == 0:
+                self.divided.add(dx)
+            self._keep(node, repeated=axis is None)
+            return
+        term, terms = self._exchange(dx)
+        self._keep(Node(node.op, (dz, w, None, None), (term,), _PLAIN, node.phase))
+        total = dx if y is None else replace(dx, name=f"{dx.name}_sum")
+        nodes = [Node(OPS["sum_parts"], (terms, None), (total,), _PLAIN, node.phase)]
+        if y is not None:
+            grad = OPS["activation_grad"]
+            nodes.append(Node(grad, (total, None, y), (dx,), node.attrs, node.phase))
+        for each in nodes:
+            self._keep(each, repeated=True)
+
+    def _weights(
+        self, node: Node, x: Tensor | None, dz: Tensor | None, w: Tensor | None, b: Tensor | None
+    ) -> None:
+        """A layer's gradient, or update: its inputs are divided, or its units."""
+        rows, columns = x in self.divided, dz in self.divided
+        if rows and columns:
+            raise _Indivisible
+        self._divide(w, 0 if rows else 1 if columns else None)
+        self._divide(b, 0 if columns else None)
+        self._keep(node, repeated=not (rows or columns))
+
+    def _unit_by_unit(self, node: Node) -> None:
+        inputs = [t for t in node.inputs if t is not None and t.region not in LASTING]
+        which = {t in self.divided for t in inputs}
+        if len(which) != 1:
+            raise _Indivisible
+        (divided,) = which
         for t in node.operands:
-            if t is not None and t.region == "parameters":
-                swap[t] = own[t.offset]
-    terms = Tensor(f"{output.name}_terms", (threads, *output.shape), region="exchange")
-    term = replace(terms, name=f"{output.name}_term", shape=output.shape)
-    plain = {"function": "identity", "parameters": ()}
-    nodes: list[Node] = []
-    for node in graph.nodes:
-        if node is second:
-            hidden = second.inputs[0]
-            nodes.append(Node(OPS["dense"], (hidden, v, None), (term,), plain, node.phase))
-            node = replace(node, op=OPS["sum_parts"], inputs=(terms, c))
-        nodes.append(node)
-    numbers = x.shape[1] * (threads - 1) // threads + threads * output.shape[1]
-    return Divided(graph.with_nodes(nodes).substitute(swap), tuple(parts), numbers)
+            if t is not None and t.region in LASTING:
+                self._divide(t, 0 if divided else None)
+        if divided:
+            self.divided.update(t for t in node.outputs if t and t.region not in LASTING)
+        self._keep(node, repeated=not divided)
+
+    def _in_full(self, node: Node) -> None:
+        """What each thread does for itself: nothing of it may be divided."""
+        if node.op.writes or any(t in self.divided for t in node.operands):
+            raise _Indivisible
+        for t in node.operands:
+            if t is not None and t.region in LASTING:
+                self._divide(t, None)
+        self._keep(node, repeated=True)
+
+    def _keep(self, node: Node, repeated: bool = False) -> None:
+        if repeated:
+            self.repeated.add(len(self.nodes))
+        self.nodes.append(node)
+
+    def _exchange(self, total: Tensor) -> tuple[Tensor, Tensor]:
+        """A thread's term of a sum, and the terms of all."""
+        shape = (self.threads, *total.shape)
+        terms = Tensor(f"{total.name}_terms", shape, region="exchange", slot=len(self.exchanges))
+        self.exchanges.append(terms)
+        return replace(terms, name=f"{total.name}_term", shape=total.shape), terms
+
+    # ------------------------------------------------------------------ tensors
+
+    def _divide(self, t: Tensor | None, axis: int | None) -> None:
+        """Note along which axis a parameter or buffer is divided: everywhere the same."""
+        if t is None or (t.region not in LASTING and axis is None and t not in self.divided):
+            return
+        if t.region not in LASTING:
+            raise _Indivisible  # made of parameters, as a whole
+        whole, known = self.axes.setdefault(_place(t), (t, axis))
+        if known != axis or whole.shape != t.shape:
+            raise _Indivisible
+
+    def _narrowed(self, t: Tensor, axis: int = -1) -> Tensor:
+        shape = list(t.shape)
+        shape[axis] //= self.threads
+        return replace(t, shape=tuple(shape))
+
+    def _parts(self) -> tuple[Part, ...]:
+        """What a thread has, one behind the other as in the model's vectors."""
+        parts = []
+        ends: dict[str, int] = defaultdict(int)
+        for (region, _), (whole, axis) in sorted(self.axes.items(), key=lambda item: item[0]):
+            own = whole if axis is None else self._narrowed(whole, axis)
+            own = replace(own, region=region, offset=ends[region])
+            parts.append(Part(whole, own, axis))
+            ends[region] += math.prod(own.shape)
+        return tuple(parts)
+
+    def _own_runs(self, table: Tensor, parts: tuple[Part, ...]) -> np.ndarray:
+        """The runs of the update pass (start, stop, l2, l1), among one thread's own parameters."""
+        runs = []
+        for start, stop, *decay in self.graph.tables[table].tolist():
+            run = Tensor("run", (round(stop - start),), region="parameters", offset=round(start))
+            own = _own(run, parts)
+            runs.append([own.offset, own.offset + own.shape[0], *decay])
+        return np.array(runs, float)
 
 
-def _two_layers(graph: Graph) -> tuple[Node, Node, Tensor, Tensor] | None:
-    """The layers before and behind hidden units, the units' activations, and their gradients.
+def _place(t: Tensor) -> tuple[str, int]:
+    return LASTING[t.region], t.offset
 
-    None where anything else touches these, or what lasts from step to step.
-    """
-    named: dict[str, list[Node]] = {"dense": [], "dense_dx": [], "dense_update": []}
-    for node in graph.nodes:
-        if node.op.name in named:
-            named[node.op.name].append(node)
-        elif any(t is not None and t.region in LASTING for t in node.operands):
-            return None
-    if [len(nodes) for nodes in named.values()] != [2, 1, 2]:
-        return None
-    (first, second), (back,) = named["dense"], named["dense_dx"]
-    (h,), (dh,) = first.outputs, back.outputs
-    w, b, v, c = (*first.inputs[1:], *second.inputs[1:])
-    assert h is not None and dh is not None and w is not None and v is not None
-    if any(t is not None and t.region != "parameters" for t in (w, b, v, c)):
-        return None
 
-    def places(*tensors: Tensor | None) -> tuple[int | None, ...]:
-        return tuple(t.offset if t is not None else None for t in tensors)
+def _segments(node: Node) -> list[Tensor]:
+    return [t for t in node.inputs if t is not None and node.op.name == "update"
+            and t.region == "table"]  # fmt: skip
 
-    updated = {(n.inputs[0], n.inputs[1], *places(*n.inputs[2:4])) for n in named["dense_update"]}
-    fits = (
-        second.inputs[0] is h
-        and w.offset != v.offset
-        and places(back.inputs[1]) == places(v)
-        and back.inputs[3] is None
-        and updated == {(first.inputs[0], dh, *places(w, b)), (h, back.inputs[0], *places(v, c))}
-    )
-    readers = {id(node) for nodes in named.values() for node in nodes}
-    touched = any(t in (h, dh) for n in graph.nodes if id(n) not in readers for t in n.operands)
-    return (first, second, h, dh) if fits and not touched else None
+
+def _own(t: Tensor, parts: tuple[Part, ...]) -> Tensor:
+    """A view of the model's vectors, one parameter or a run of them, among a thread's own."""
+    stop = t.offset + math.prod(t.shape)
+    within = [
+        p for p in parts if p.own.region == LASTING[t.region] and t.offset <= p.whole.offset < stop
+    ]
+    if not within:
+        raise _Indivisible
+    if len(t.shape) > 1:
+        return replace(t, shape=within[0].own.shape, offset=within[0].own.offset)
+    size = sum(math.prod(p.own.shape) for p in within)
+    return replace(t, shape=(size,), offset=within[0].own.offset)

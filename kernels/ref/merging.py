@@ -19,6 +19,7 @@ def _merge_gradient(graph, node, dy):
     sizes=lambda d, attrs, binding: (count(d, "..."),),
     flops=lambda d: float(count(d, "...")),
     gradient=_merge_gradient,
+    columns=True,
 )
 def merge(a, b, y, *, function, parameters):
     """y = f(a, b)"""
@@ -30,6 +31,7 @@ def merge(a, b, y, *, function, parameters):
     formula="merge",
     sizes=lambda d, attrs, binding: (count(d, "..."),),
     flops=lambda d: 4.0 * count(d, "..."),
+    columns=True,
 )
 def merge_grad(dy, a, b, da, db, *, function, parameters):
     """da = dy df/da, db = dy df/db"""

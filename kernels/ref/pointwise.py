@@ -33,6 +33,7 @@ def _activation_gradient(graph, node, dy):
     flops=lambda d: float(count(d, "...")),
     gradient=_activation_gradient,
     in_place={"y": "x"},
+    columns=True,
 )
 def activation(x, y, *, function, parameters):
     """y = f(x)"""
@@ -45,6 +46,7 @@ def activation(x, y, *, function, parameters):
     sizes=_elements,
     flops=lambda d: 2.0 * count(d, "..."),
     in_place={"dx": "dy"},
+    columns=True,
 )
 def activation_grad(dy, x, y, dx, *, function, parameters):
     """dx = dy f'(x, y)"""
@@ -58,6 +60,7 @@ def activation_grad(dy, x, y, dx, *, function, parameters):
     flops=lambda d: float(count(d, "...")),
     gradient=lambda graph, node, dy: (dy, dy),
     in_place={"y": "a"},
+    columns=True,
 )
 def add(a, b, y):
     """y = a + b"""
@@ -80,6 +83,7 @@ def _rescale_gradient(graph, node, dy):
     flops=lambda d: 2.0 * count(d, "..."),
     gradient=_rescale_gradient,
     in_place={"y": "x"},
+    columns=True,
 )
 def rescale(x, y, *, scale, offset):
     """y = scale x + offset"""
@@ -158,6 +162,7 @@ def _prelu_gradient(graph, node, dy):
 _MATRIX = {
     "sizes": lambda d, attrs, binding: (d["B"], d["F"]),
     "flops": lambda d: 2.0 * count(d, "B", "F"),
+    "columns": True,
 }
 
 
