@@ -32,7 +32,16 @@ from .lookup import near_matches
 from .metrics import get as resolve_metric
 from .network import Network, chain
 from .report import Table, describe_layers, describe_program, profile_program, said
-from .runtime import BACKENDS, NativeRunner, Runner, State, aligned, make_runner, most_threads
+from .runtime import (
+    BACKENDS,
+    SLICE,
+    NativeRunner,
+    Runner,
+    State,
+    aligned,
+    make_runner,
+    most_threads,
+)
 from .training import History, Loop, NonFiniteLoss, Progress, summarise, training
 
 DTYPES = ("float32", "float64")
@@ -336,19 +345,25 @@ class Model:
         return self._chain, self._state
 
     def _runner(
-        self, kind: str, data: Data | None, batch: int, side_by_side: bool = False
+        self,
+        kind: str,
+        data: Data | None,
+        batch: int,
+        side_by_side: bool = False,
+        seconds: float = SLICE,
     ) -> Runner:
         """The runner of a purpose, compiled on first use.
 
         A runner serves batches up to the size it was compiled for; sizes rarely vary, so each has
         its own. ``side_by_side`` with other models it has one thread, unless results would differ.
+        Native calls run for ``seconds``; with 0, each for a step.
         """
         labels = data.labels if data is not None else ()
         weighted = data is not None and data.w is not None
         mixup = data.mixup if data is not None and kind == "train" else 0.0
         optimizer = self.optimizer if kind == "train" else None
         way = (optimizer.learning_rate, optimizer.options) if optimizer is not None else ()
-        key = (kind, labels, weighted, mixup, batch, way, side_by_side)
+        key = (kind, labels, weighted, mixup, batch, way, side_by_side, seconds)
         with self._making:
             if key not in self._runners:
                 with_metrics = kind in ("train", "evaluate")
@@ -359,7 +374,7 @@ class Model:
                 purpose = Purpose(kind, heads, weighted, optimizer, mixup)
                 if len(self._runners) >= 16:  # sizes that keep changing must not fill the memory
                     self._runners.pop(next(iter(self._runners)))  # not used for the longest time
-                self._runners[key] = self._make_runner(purpose, batch, side_by_side)
+                self._runners[key] = self._make_runner(purpose, batch, side_by_side, seconds)
             self._runners[key] = runner = self._runners.pop(key)
             return runner
 
@@ -367,7 +382,9 @@ class Model:
         self._runners.clear()
         self._direct.clear()
 
-    def _make_runner(self, purpose: Purpose, batch: int, side_by_side: bool) -> Runner:
+    def _make_runner(
+        self, purpose: Purpose, batch: int, side_by_side: bool = False, seconds: float = SLICE
+    ) -> Runner:
         chain, state = self._need()
         program_for = partial(
             compile_program,
@@ -375,6 +392,7 @@ class Model:
             purpose,
             batch=batch,
             dtype=self._dtype,
+            seconds=seconds,
             forced=self.threads is not None,
             any_threads=self.deterministic == "any-threads",
         )
@@ -655,7 +673,7 @@ class Model:
 
     def _train_step(self, data: Data) -> dict[str, float]:
         """One update with all rows as one batch; loss and metrics before it."""
-        renewed = partial(self._runner, "train", data, len(data))
+        renewed = partial(self._runner, "train", data, len(data), seconds=0.0)
         loop = Loop(
             self, renewed(), renewed, data, len(data), 1, 0, False, [], None, Progress(0, 1, 1),
             History(), keep_snapshot=False,
@@ -893,7 +911,7 @@ class Model:
         if isinstance(runner, NativeRunner) and rows <= EVALUATION_BATCH:
             if runner.is_waiting:
                 return self._predict_by_runner
-            own = self._make_runner(Purpose("predict"), rows, side_by_side=False)
+            own = self._make_runner(Purpose("predict"), rows)
             assert isinstance(own, NativeRunner)
             (example,), (output,) = network.input_shapes, network.output_shapes
             direct = own.direct(rows, example, output, self._refuse)

@@ -42,6 +42,12 @@ MODELS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def not_by_units(monkeypatch):
+    """Units could be divided too, and mostly are."""
+    monkeypatch.setattr(fnn.compiler, "divide_units", lambda graph, threads: None)
+
+
 def trained(name, backend, X, y):
     """A model after an epoch in which threads shared each call, and its runner."""
     stack, shape, options = MODELS[name]

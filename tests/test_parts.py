@@ -9,6 +9,12 @@ from fastnn import layers
 INPUTS, BATCH = 270, 32
 
 
+@pytest.fixture(autouse=True)
+def not_by_units(monkeypatch):
+    """Units could be divided too, and mostly are."""
+    monkeypatch.setattr(fnn.compiler, "divide_units", lambda graph, threads: None)
+
+
 def wide(backend="cython", threads=2, units=64, inputs=INPUTS, **options):
     # Batch normalization needs the whole batch: threads share each call.
     stack = [layers.Dense(units, "tanh"), layers.BatchNormalization(), layers.Dense(3, "softmax")]

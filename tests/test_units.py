@@ -1,4 +1,4 @@
-"""A network with one hidden layer on several threads: each has its part of the units."""
+"""Networks on several threads, each of which has its part of the hidden units."""
 
 import threading
 
@@ -20,9 +20,9 @@ def always(monkeypatch):
     """Units are divided wherever they can be: whether that is fastest does not matter here."""
     choose = split.choose
 
-    def chosen(*arguments, moved=None, **options):
-        found = choose(*arguments, moved=moved, **options)
-        can = moved is not None and found.threads > 1
+    def chosen(*arguments, units=None, **options):
+        found = choose(*arguments, units=units, **options)
+        can = units is not None and found.threads > 1
         return split.Split("units", found.threads, "a test") if can else found
 
     monkeypatch.setattr(fnn.compiler, "choose", chosen)
@@ -84,6 +84,64 @@ TASKS = {
     "noise on the inputs": {
         "layers": [L.GaussianNoise(0.1), L.Dense(32, "relu"), L.Dense(CLASSES, "softmax")]
     },
+    "layers in pairs": {
+        "layers": [
+            L.Dense(32, "relu"),
+            L.Dense(48, "tanh"),
+            L.Dense(34, "elu"),
+            L.Dense(32, "sigmoid"),
+            L.Dense(CLASSES, "softmax"),
+        ],
+    },
+    "one layer more": {
+        "layers": [L.Dense(32, "tanh"), L.Dense(20, use_bias=False), L.Dense(CLASSES, "softmax")],
+    },
+    "functions of the input": {  # their derivative reads what comes before them
+        "layers": [
+            L.Dense(32, "gelu"),
+            L.Dense(32, "swish"),
+            L.Dense(32, "mish"),
+            L.Dense(CLASSES, "softmax"),
+        ],
+    },
+    "batch normalization": {
+        "layers": [
+            L.Dense(32, use_bias=False),
+            L.BatchNormalization(),
+            L.Activation("elu"),
+            L.Dense(20),
+            L.BatchNormalization(renorm=True),
+            L.PReLU(),
+            L.Dense(32),
+            L.PReLU(),
+            L.Dense(CLASSES, "softmax"),
+        ],
+    },
+    "rows normalized between": {
+        "layers": [
+            L.Dense(32, "tanh"),
+            L.Dense(32),
+            L.LayerNormalization(),
+            L.Dense(32, "elu"),
+            L.Dense(CLASSES, "softmax"),
+        ],
+    },
+    "dropout between": {
+        "layers": [
+            L.Dense(32, "tanh"),
+            L.Dense(32, "elu"),
+            L.Dense(24, "tanh"),
+            L.Dropout(0.3),
+            L.Dense(CLASSES, "softmax"),
+        ],
+    },
+    "a penalty on what is not divided": {
+        "layers": [
+            L.Dense(32, "tanh"),
+            L.Dense(24, "tanh"),
+            L.Dense(CLASSES, "softmax", kernel_regularizer=fnn.regularizers.L1(0.01)),
+        ],
+    },
     "decay by time": {
         "optimizer": fnn.optimizers.AdamW(
             fnn.schedules.LinearDecay(0.01, 1e-4, 12), weight_decay=0.1
@@ -115,6 +173,35 @@ def test_it_trains_as_one_thread_does(name, backend):
         found.append(model)
     assert runner_of(model).program.split.mode == "units"
     agree(*found)
+    np.testing.assert_allclose(*(m._state.buffers for m in found), rtol=1e-8)
+
+
+GRAPHS = {
+    "read twice": lambda x, h: [L.Dense(CLASSES, "softmax")(h) for _ in range(2)],
+    "past a layer": lambda x, h: [
+        L.Dense(CLASSES, "softmax")(x + L.Dense(FEATURES, "tanh")(h)),
+        L.Dense(CLASSES, "softmax")(L.Dense(FEATURES, "elu")(x)),
+    ],
+    "two halves": lambda x, h: [
+        L.Dense(CLASSES, "softmax")(h * L.Dense(32, "sigmoid")(x)),
+        L.Dense(CLASSES, "softmax")(fnn.maximum(h, L.Dense(32)(x))),
+    ],
+}
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_graphs_train_as_one_thread_does(graph):
+    X, y = data()
+    found = []
+    for backend in ("numpy", "cython"):
+        x = fnn.Input(FEATURES)
+        model = fnn.Model(x, GRAPHS[graph](x, L.Dense(32, "tanh")(x)), seed=1)
+        threads = 2 if backend == "cython" else None
+        model.compile("cross_entropy", "adam", dtype="float64", threads=threads, backend=backend)
+        model.fit(X, [y, y[::-1].copy()], batch_size=BATCH, epochs=3, verbose=0)
+        found.append(model)
+    assert runner_of(model).program.split.mode == "units"
+    agree(*found)
 
 
 @pytest.mark.parametrize("optimizer", sorted(fnn.optimizers.OPTIMIZERS))
@@ -142,6 +229,29 @@ def test_threads_and_rows(threads, shuffle, dtype):
     program = runner_of(model).program
     assert (program.split.mode, program.split.threads) == ("units", threads)
     agree(*found, 1e-10 if dtype == "float64" else 2e-5)
+
+
+def test_gradients_of_many_rows_are_stored_before_weights_are_updated():
+    X, y = data(rows=1300)
+    found = []
+    for backend in ("numpy", "cython"):
+        model = make(backend=backend, layers=[L.Dense(32, "tanh"), L.Dense(32), *HIDDEN[1:]])
+        model.fit(X, y, batch_size=600, epochs=3, verbose=0)
+        found.append(model)
+    program = runner_of(model).program
+    assert program.split.mode == "units" and program.gradients == program.parameters
+    agree(*found)
+
+
+def test_single_steps_copy_no_large_weights(monkeypatch):
+    """They would take longer than the step."""
+    monkeypatch.undo()
+    model = make(layers=[L.Dense(512, "relu"), L.Dense(512), L.Dense(CLASSES, "softmax")])
+    X, y = data(rows=128)
+    model.fit(X, y, batch_size=64, verbose=0)
+    model.train_on_batch(X[:64], y[:64])
+    fit, single = (r for r in model._runners.values() if r.program.purpose == "train")
+    assert fit.program.split.mode == "units" and single.program.split.mode != "units"
 
 
 def test_the_same_bits_every_time():
@@ -268,9 +378,8 @@ def test_many_models_train_to_the_same_bits_as_alone():
 HIDDEN = [L.Dense(32, "relu"), L.Dense(CLASSES, "softmax")]
 OTHERS = {
     "no hidden layer": {"layers": [HIDDEN[1]]},
-    "two hidden layers": {"layers": [L.Dense(32, "relu"), *HIDDEN]},
     "dropout": {"layers": [HIDDEN[0], L.Dropout(0.1), HIDDEN[1]]},
-    "batch normalization": {"layers": [HIDDEN[0], L.BatchNormalization(), HIDDEN[1]]},
+    "rows normalized": {"layers": [HIDDEN[0], L.LayerNormalization(), HIDDEN[1]]},
     "softmax inside": {"layers": [L.Dense(32, "softmax"), HIDDEN[1]]},
     "a penalty": {"layers": [L.Dense(32, "relu", kernel_regularizer=0.01), HIDDEN[1]]},
     "a constraint": {
@@ -280,7 +389,7 @@ OTHERS = {
     "averaged weights": {"optimizer": fnn.optimizers.SGD(0.1, ema=0.9)},
     "units that leave a rest": {"units": 49},
     "few units": {"units": 30},
-    "much to copy": {"units": 512},
+    "much to copy": {"units": 22_000},
     "results for any threads": {"deterministic": "any-threads"},
     "one thread": {"threads": 1},
 }
@@ -291,25 +400,23 @@ def test_which_networks_are_divided():
     assert mode(make(32)) == "units"
     for name, options in OTHERS.items():
         assert mode(make(**options)) != "units", name
-    # Gradients of many rows are stored before weights are updated.
-    model = make()
-    model.fit(*data(rows=600), batch_size=600, verbose=0)
-    assert runner_of(model).program.split.mode != "units"
 
 
 def test_which_networks_are_best_divided_so(monkeypatch):
-    """By the estimate: small ones, with batches that are not large."""
+    """By the estimate: where weights are more than a thread should exchange, or rows too few to
+    divide, but fewer weights than would take long to copy."""
     monkeypatch.undo()
 
-    def way(inputs, units, rows):
-        layers = [L.Dense(units, "relu"), L.Dense(10, "softmax")]
-        model = fnn.Sequential([fnn.Input(inputs), *layers])
+    def way(inputs, units, rows, depth=1):
+        layers = [L.Dense(units, "relu") for _ in range(depth)]
+        model = fnn.Sequential([fnn.Input(inputs), *layers, L.Dense(10, "softmax")])
         model.compile("cross_entropy", threads=2)
         return str(model.explain(rows)).split("threads: ")[1].split(";")[0]
 
     assert way(64, 64, 32) == way(30, 128, 32) == "units"
     assert way(64, 64, 256) == "shard"
-    assert way(784, 128, 64) == "split"
+    assert way(784, 128, 64) == way(64, 128, 64, depth=8) == way(784, 512, 128, depth=2) == "units"
+    assert way(784, 2048, 256, depth=2) == "split"
 
 
 def test_one_layer_used_twice_is_not_divided():
@@ -318,15 +425,6 @@ def test_one_layer_used_twice_is_not_divided():
     model = fnn.Model(x, L.Dense(CLASSES, "softmax")(shared(shared(x))))
     model.compile("cross_entropy", threads=2)
     assert mode(model) != "units"
-
-
-def test_hidden_units_that_something_else_reads_are_not_divided():
-    x = fnn.Input(FEATURES)
-    hidden = L.Dense(32, "relu")(x)
-    model = fnn.Model(x, [L.Dense(CLASSES, "softmax")(hidden) for _ in range(2)])
-    model.compile("cross_entropy", threads=2)
-    X, y = data()
-    assert mode(model, X, [y, y]) != "units"
 
 
 # ------------------------------------------------------------------ its program

@@ -276,13 +276,15 @@ def compile_program(
     batch: int,
     dtype: str,
     threads: int,
+    seconds: float = 0.0,
     forced: bool = False,
     any_threads: bool = False,
     terms: int | None = None,
 ) -> Program:
     """Compile a network for one purpose and batches of up to ``batch`` rows.
 
-    ``threads`` is the most that may be used, or, when ``forced``, the number to use.
+    ``threads`` is the most that may be used, or, when ``forced``, the number to use; native calls
+    run for ``seconds``, but at least a step.
     ``any_threads`` asks for results that do not depend on the number of threads, which rules out
     giving each thread its own rows. ``terms`` asks one thread for the sums of so many.
     """
@@ -291,11 +293,14 @@ def compile_program(
     one = Split("one", 1, "one thread")
     outline = _program(graph, network, purpose, batch, dtype, one)
     divided = units = None
-    if not any_threads and network.size * (1 + purpose.states) * item <= MOST_BYTES:
+    small = network.size * (1 + purpose.states) * item <= MOST_BYTES
+    if purpose.kind == "train" and small and not any_threads:
         divided = divide_units(updated, threads)
     if divided is not None:
         share = _flops(outline, divided.graph) / _flops(outline, updated)
-        units = Units(share, divided.meetings, divided.moved * batch * item)
+        vectors = divided.size("parameters") * (1 + purpose.states) + divided.size("buffers")
+        copied = 4 * vectors * item  # read and written, before the first step and after the last
+        units = Units(share, divided.meetings, divided.moved * batch * item, copied)
     split = choose(
         _flops(outline, graph),
         network.size if purpose.kind == "train" else 0,
@@ -309,6 +314,7 @@ def compile_program(
         and not any(n.op.whole for n in graph.nodes),
         units=units,
         moved=sum(tensor_bytes(t, batch, dtype) for t in outline.plan.life),
+        seconds=seconds,
         forced=forced,
     )
     if split.mode == "units":

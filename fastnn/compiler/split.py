@@ -16,7 +16,10 @@ from dataclasses import dataclass
 
 #: What the estimate assumes of the machine, measured on cores with AVX-512; only ratios matter.
 FLOPS = 1e11  # of one thread, in the products of a training step
-BYTES = 1e10  # per second and thread, to and from memory beyond the caches, or another's cache
+BYTES = 1e10  # per second and thread, to and from memory beyond the caches
+HANDED = (
+    6e9  # per second, from one thread to another: 14e9 in one cluster of Zen 4's cores, else 3e9
+)
 BARRIER = 1.5e-6  # seconds for threads to meet
 LEAST_GAIN = 1.25  # over one thread, by the estimate
 
@@ -24,11 +27,13 @@ LEAST_GAIN = 1.25  # over one thread, by the estimate
 @dataclass(frozen=True)
 class Units:
     """What a thread that has its part of the units does: its share of the FLOPs, how often it meets
-    others, and the bytes that it moves."""
+    others, the bytes that it reads beside its part of all, and those that it copies in each native
+    call."""
 
     share: float
     meetings: int
     moved: float
+    copied: float
 
 
 @dataclass(frozen=True)
@@ -58,20 +63,22 @@ def choose(
     can_shard: bool = True,
     units: Units | None = None,
     moved: float = 0.0,
+    seconds: float = 0.0,
     forced: bool = False,
 ) -> Split:
     """The best way to divide a step over up to ``threads`` threads.
 
     ``flops`` and ``calls`` are those of forward and backward for ``rows`` rows, ``moved`` the bytes
-    that calls hand on to each other; ``units`` is None where hidden units cannot be divided;
-    ``forced`` takes all the threads that were asked for, by the best of the ways.
+    that calls hand on to each other; ``units`` is None where hidden units cannot be divided. Native
+    calls last ``seconds``. ``forced`` takes all the threads that were asked for, by the best way.
     """
     if threads == 1:
         return Split("one", 1, "one thread")
     alone = flops / FLOPS
-    gradient_traffic = 2 * parameters * itemsize / BYTES
-    # What one call writes another reads, and of shared calls mostly from another thread's cache.
-    handed_on = moved * (threads - 1) / threads / BYTES
+    gradient_traffic = 2 * parameters * itemsize / HANDED
+    # What one call writes another reads, weights among it, and of shared calls often from another
+    # thread's cache.
+    handed_on = (moved + parameters * itemsize) * (threads - 1) / threads / HANDED
     candidates = {"split": alone / threads + calls * BARRIER + handed_on}
     if can_shard and rows >= threads:
         # Each thread's products are lower, which costs a little; gradients pass once per thread.
@@ -80,7 +87,8 @@ def choose(
         # Three barriers more stand for what each computes of the output and would else be divided:
         # so rows are divided instead where that was measured to be faster.
         meeting = (units.meetings + 3) * BARRIER
-        candidates["units"] = alone * units.share + meeting + units.moved / BYTES
+        step = alone * units.share + meeting + units.moved / HANDED
+        candidates["units"] = step + units.copied / BYTES / max(1, seconds // step)
     mode = min(candidates, key=lambda m: candidates[m])
     gain = alone / candidates[mode] if candidates[mode] else 1.0
     if gain < LEAST_GAIN and not forced:

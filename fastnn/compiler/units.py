@@ -15,9 +15,8 @@ from .graph import Graph, Node, Tensor
 #: Units of a thread: fewer do not fill the registers of a product.
 LEAST_UNITS = 16
 
-#: Bytes of weights and state up to which it pays: they are copied whenever a native call begins and
-#: ends, and those of larger networks do not stay in the caches of two threads anyway.
-MOST_BYTES = 1 << 21
+#: Bytes of weights and state up to which they are copied to threads.
+MOST_BYTES = 1 << 24
 
 #: Memory of the model's own, which threads would change for each other. Gradients lie as the
 #: parameters do, and so does each slot of the optimizer's state.
@@ -54,7 +53,7 @@ class Divided:
 
     ``repeated`` are the calls that each thread does in full, ``meetings`` the sums for which
     threads meet, and ``moved`` the numbers for each row that a thread reads beside its part of all:
-    the rest of the inputs, and the terms of those sums.
+    the rest of the inputs, and the others' terms of those sums.
     """
 
     graph: Graph
@@ -165,7 +164,7 @@ class _Division:
             if t is not None
         )
         moved = gathered * (self.threads - 1) // self.threads
-        moved += sum(terms.shape[-1] * self.threads for terms in self.exchanges)
+        moved += sum(terms.shape[-1] * (self.threads - 1) for terms in self.exchanges)
         meetings = len(self.exchanges)
         return Divided(
             graph.substitute(swap), parts, frozenset(self.repeated), meetings, moved
