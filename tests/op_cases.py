@@ -635,7 +635,7 @@ class _Bench(NativeRunner):
 
     def __init__(self, kernels: Kernels, node: Node, addresses: dict, copies: int) -> None:
         self.provider, self._shards, self._addresses = kernels.provider, copies, addresses
-        self.program = typing.cast(Any, SimpleNamespace(nodes=[node]))
+        self.program = typing.cast(Any, SimpleNamespace(nodes=[node], by_units=False))
 
     def _address(self, tensor: Tensor, shard: int, first_row: int) -> int:
         return self._addresses[tensor]

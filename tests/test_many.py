@@ -36,6 +36,7 @@ def different(backend="cython"):
         make(Rescaling(0.5), Dense(1), optimizer="sgd", seed=3, **options),
         make(Dense(8, "tanh"), Dense(1), dtype="float64", seed=4, **options),
         make(Dense(900, "relu"), Dense(900, "relu"), Dense(1), rate=1e-4, seed=5, **options),
+        make(Dense(901, "relu"), Dense(901, "relu"), Dense(1), rate=1e-4, seed=7, **options),
         # Threads that divide a batch by rows sum its gradients in another order than one thread.
         make(Dense(64, "relu"), Dense(1), threads=2, seed=6, **options),
     ]
@@ -52,10 +53,12 @@ def test_models_end_as_each_would_alone(backend):
         pytest.importorskip("numba")
     X, y = data()
     held_out = data(seed=1)
-    which = range(7) if backend == "cython" else (1, 5, 6)  # the others' kernels compile for long
+    which = (
+        range(8) if backend == "cython" else (1, 5, 6, 7)
+    )  # the others' kernels compile for long
     together, alone = ([different(backend)[i] for i in which] for _ in range(2))
-    sizes = [[32, 50, 33, 7, 32, 128, 256][i] for i in which]
-    epochs = [[2, 3, 2, 1, 2, 1, 2][i] for i in which]
+    sizes = [[32, 50, 33, 7, 32, 128, 128, 256][i] for i in which]
+    epochs = [[2, 3, 2, 1, 2, 1, 1, 2][i] for i in which]
     histories = fnn.fit_many(
         together, X, y, batch_size=sizes, epochs=epochs, validation_data=held_out, threads=3,
         verbose=0,
@@ -72,7 +75,9 @@ def test_models_end_as_each_would_alone(backend):
         assert history.history == expected.history and history.epoch == expected.epoch
         splits |= {runner.program.split.mode for runner in other._runners.values()}
     if fnn.compiler.available_threads() > 1:
-        assert splits == {"one", "split", "shard"}, "all three ways to divide work were compared"
+        assert splits == {"one", "split", "shard", "units"}, (
+            "all four ways to divide work were compared"
+        )
 
 
 @pytest.mark.skipif(fnn.compiler.available_threads() < 2, reason="needs two processors")

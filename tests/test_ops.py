@@ -62,6 +62,24 @@ def test_calls_have_room_for_every_op(op):
             assert len(used) <= executor.CALL[name].shape[0], f"{case}: {name}"
 
 
+@pytest.mark.parametrize("op", [o for o in OPS.values() if o.columns], ids=lambda o: o.name)
+def test_columns_are_made_of_the_same_columns(op):
+    """So that threads can have columns of their own."""
+    compared = 0
+    for case in op_cases.cases(op, op_cases.kernels_of("float64"), large=False):
+        data = op_cases.make_data(case)
+        whole = op_cases.define(case, data)
+        columns = next(iter(data.blocks.values())).shape[-1]
+        for part in (slice(0, columns // 3), slice(columns // 3, columns)):
+            own = {name: block[..., part] for name, block in data.blocks.items()}
+            found = op_cases.define(case, replace(data, blocks=own))
+            for operand in case.written:
+                expected = whole.blocks[operand.name][..., part]
+                np.testing.assert_allclose(found.blocks[operand.name], expected, rtol=1e-12)
+                compared += expected.size
+    assert compared
+
+
 def test_definitions_and_kernels_agree_on_the_parts_of_a_penalty():
     assert PENALTY_BLOCK == executor.PENALTY_BLOCK
 

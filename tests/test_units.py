@@ -1,6 +1,7 @@
 """Networks on several threads, each of which has its part of the hidden units."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -428,6 +429,35 @@ def test_one_layer_used_twice_is_not_divided():
 
 
 # ------------------------------------------------------------------ its program
+
+
+def test_verify_finds_exchanges_that_overtake_each_other():
+    """Two pieces of memory serve all: what is written next must not be what is still read."""
+    model = make(layers=[L.Dense(32, "tanh"), L.Dense(32), L.Dense(32, "tanh"), *HIDDEN])
+    assert mode(model) == "units"
+    program = runner_of(model).program
+    sums = [i for i, node in enumerate(program.nodes) if node.op.name == "sum_parts"]
+    assert len(sums) == 3  # two forward, and one for what is behind the first two layers
+    nodes = list(program.nodes)
+    last = nodes.pop(sums[1])
+    nodes.insert(sums[0], last)
+    with pytest.raises(ValueError, match="written and read in turn"):
+        replace(program, nodes=tuple(nodes))._verify_meeting()
+    del nodes[sums[0]]
+    with pytest.raises(ValueError, match="written and read in turn"):
+        replace(program, nodes=tuple(nodes))._verify_meeting()
+
+
+def test_what_each_thread_repeats_is_counted_once():
+    model = make(layers=[L.Dense(32, "tanh"), L.Dense(32, "tanh"), L.Dense(CLASSES, "softmax")])
+    assert mode(model) == "units"
+    program = runner_of(model).program
+    products = [n for n in program.nodes if n.op.name.startswith("dense")]
+    whole = [n for n in program.unsharded().nodes if n.op.name.startswith("dense")]
+    assert len(products) == len(whole)
+    flops = [sum(p.cost(n, BATCH).flops for n in nodes)
+             for p, nodes in ((program, products), (program.unsharded(), whole))]  # fmt: skip
+    assert flops[0] == flops[1]
 
 
 def test_the_program():
