@@ -509,7 +509,8 @@ class NativeRunner(Runner):
             if tensor is not None:
                 call["buffers"][i] = self._address(tensor, shard, first)
         shapes = [concrete(t.shape, rows) if t is not None else None for t in node.operands]
-        binding = Binding(first_row=first, copies=self._shards)
+        divided = self.program.by_units and not self.program.is_repeated(node)
+        binding = Binding(first_row=first, copies=self._shards, part=shard if divided else 0)
         sizes = op.sizes(op.dims(shapes), node.attrs, binding)
         call["sizes"][: len(sizes)] = sizes
         constants = op.constants(node.attrs)

@@ -44,12 +44,14 @@ class Binding:
 
     ``first_row`` is the number within the batch of the first row of this thread. ``layout`` holds,
     for a user's array, its type code and its strides in bytes: (code, row stride, column stride).
-    ``copies`` gradients of the flat size lie one behind the other, one per thread.
+    ``copies`` gradients of the flat size lie one behind the other, one per thread. ``part`` is the
+    number of this thread's part of the columns.
     """
 
     first_row: int = 0
     layout: tuple[int, int, int] = (0, 0, 0)
     copies: int = 1
+    part: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ class Op:
         A batch with this op cannot be divided by rows: its result is not a sum over them, or it
         would be added by each thread.
     columns
-        Each column of what it writes is made of the same columns of what it reads, where operands
-        are matrices, or one number for each column: threads can have columns of their own.
+        Above 0, where each column of what it writes is made of the same columns of what it reads
+        (operands are matrices, or one number for each column): threads can have columns of their
+        own, equal parts that are multiples of this.
     without_gradient
         Names of outputs that are constants to what reads them.
     copies
@@ -111,7 +114,7 @@ class Op:
     uses_step: bool = False
     shared: bool = False
     whole: bool = False
-    columns: bool = False
+    columns: int = 0
     without_gradient: tuple[str, ...] = ()
     copies: Callable[[Mapping[str, Any]], bool] = lambda attrs: False
 

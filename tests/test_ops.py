@@ -62,9 +62,10 @@ def test_calls_have_room_for_every_op(op):
             assert len(used) <= executor.CALL[name].shape[0], f"{case}: {name}"
 
 
-@pytest.mark.parametrize("op", [o for o in OPS.values() if o.columns], ids=lambda o: o.name)
+@pytest.mark.parametrize("op", [o for o in OPS.values() if o.columns == 1], ids=lambda o: o.name)
 def test_columns_are_made_of_the_same_columns(op):
-    """So that threads can have columns of their own."""
+    """So that threads can have columns of their own. (More than 1: what is drawn depends on the
+    columns' numbers in the whole, which only kernels know; networks with dropout test that.)"""
     compared = 0
     for case in op_cases.cases(op, op_cases.kernels_of("float64"), large=False):
         data = op_cases.make_data(case)

@@ -136,6 +136,28 @@ TASKS = {
             L.Dense(CLASSES, "softmax"),
         ],
     },
+    "dropout": {  # of what is divided, of what is not, and before what is
+        "layers": [
+            L.Dropout(0.1),
+            L.Dense(40, "tanh"),
+            L.Dropout(0.5),
+            L.Dense(24, "elu"),
+            L.Dropout(0.2),
+            L.Dense(32),
+            L.BatchNormalization(),
+            L.Activation("tanh"),
+            L.Dropout(0.3),
+            L.Dense(CLASSES, "softmax"),
+        ],
+    },
+    "noise": {
+        "layers": [
+            L.Dense(32, "tanh"),
+            L.GaussianNoise(0.2),
+            L.GaussianDropout(0.3),
+            L.Dense(CLASSES, "softmax"),
+        ],
+    },
     "a penalty on what is not divided": {
         "layers": [
             L.Dense(32, "tanh"),
@@ -379,7 +401,7 @@ def test_many_models_train_to_the_same_bits_as_alone():
 HIDDEN = [L.Dense(32, "relu"), L.Dense(CLASSES, "softmax")]
 OTHERS = {
     "no hidden layer": {"layers": [HIDDEN[1]]},
-    "dropout": {"layers": [HIDDEN[0], L.Dropout(0.1), HIDDEN[1]]},
+    "numbers drawn in fours": {"layers": [L.Dense(36, "relu"), L.Dropout(0.1), HIDDEN[1]]},
     "rows normalized": {"layers": [HIDDEN[0], L.LayerNormalization(), HIDDEN[1]]},
     "softmax inside": {"layers": [L.Dense(32, "softmax"), HIDDEN[1]]},
     "a penalty": {"layers": [L.Dense(32, "relu", kernel_regularizer=0.01), HIDDEN[1]]},

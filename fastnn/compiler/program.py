@@ -95,6 +95,10 @@ class Program:
         found = (t for t in self._operands if t is not None and t.region == "exchange")
         return max((tensor_bytes(t, self.batch, self.dtype) for t in found), default=0)
 
+    def is_repeated(self, node: Node) -> bool:
+        """Whether each of the threads that divide the units does all of this call."""
+        return node in self._repeated
+
     @cached_property
     def _repeated(self) -> set[Node]:
         return {self.nodes[i] for i in self.repeated}
@@ -133,7 +137,7 @@ class Program:
             )
         # Where units are divided, calls are those of each thread; what all repeat counts once.
         times = self.split.threads if self.by_units else 1
-        once = self.by_units and node in self._repeated
+        once = self.is_repeated(node)
         return Cost(node.op.flops(node.op.dims(shapes)) * (1 if once else times), touched * times)
 
     def flops(self, rows: int | None = None) -> float:

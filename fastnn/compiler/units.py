@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,12 @@ MOST_BYTES = 1 << 24
 LASTING = {"parameters": "parameters", "gradients": "parameters", "state": "parameters",
            "buffers": "buffers"}  # fmt: skip
 
+#: A layer's product with what is fused into it, and what reads units that are divided.
+LAYERS = ("dense", "dense_dropout")
+READERS = (*LAYERS, "dense_dx", "dense_dw", "dense_update")
+
 _PLAIN: dict[str, Any] = {"function": "identity", "parameters": ()}
+_PRODUCT: dict[str, Any] = {"function": "multiply", "parameters": ()}
 
 
 @dataclass(frozen=True)
@@ -92,36 +98,41 @@ def _first_layers(graph: Graph, threads: int) -> list[Node]:
     """Layers whose units can be divided, no two of which follow each other."""
     readers: dict[Tensor, list[Node]] = defaultdict(list)
     for node in graph.nodes:
-        for t in node.inputs:
-            if t is not None:
-                readers[t].append(node)
+        for t in _present(node.inputs):
+            readers[t].append(node)
     found: list[Node] = []
     divided: set[Tensor] = set()
     for node in graph.nodes:
-        if node.op.name != "dense" or node.inputs[0] in divided:
+        if node.op.name not in LAYERS or node.inputs[0] in divided:
             continue
-        (h,) = node.outputs
-        assert h is not None
-        units, rest = divmod(h.shape[1], threads)
-        if not rest and units >= LEAST_UNITS and (made := _made_of(h, readers)):
+        masks, made = _present(node.inputs[3:]), _present(node.outputs)
+        units, rest = divmod(made[0].shape[1], threads)
+        drawn = [n for n in graph.nodes if any(t in masks for t in n.outputs)] if masks else []
+        if rest or units < LEAST_UNITS or any(units % (n.op.columns or units + 1) for n in drawn):
+            continue
+        if own := _made_of([*masks, *made], units, readers):
             found.append(node)
-            divided |= made
+            divided |= own
     return found
 
 
-def _made_of(h: Tensor, readers: dict[Tensor, list[Node]]) -> set[Tensor]:
-    """A layer's units, and what is made of them unit by unit until a product sums over them.
+def _present(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    return [t for t in tensors if t is not None]
 
-    Nothing where something needs all units at once.
+
+def _made_of(own: list[Tensor], units: int, readers: dict[Tensor, list[Node]]) -> set[Tensor]:
+    """A layer's units, and what is made of them unit by unit until products sum over them.
+
+    Nothing where something needs all units at once, or could not have so few.
     """
-    found, left = {h}, [h]
+    found, left = set(own), list(own)
     while left:
         for node in readers[left.pop()]:
-            if node.op.columns:
-                made = [t for t in node.outputs if t is not None and t not in found]
+            if node.op.columns and units % node.op.columns == 0:
+                made = [t for t in _present(node.outputs) if t not in found]
                 found.update(made)
                 left += made
-            elif node.op.name not in ("dense", "dense_dx", "dense_dw", "dense_update"):
+            elif node.op.name not in READERS:
                 return set()
     return found
 
@@ -135,7 +146,8 @@ class _Division:
 
     def __init__(self, graph: Graph, threads: int, first: list[Node]) -> None:
         self.graph, self.threads, self.first = graph, threads, first
-        self.divided: set[Tensor] = set()
+        #: Masks are drawn before the product that is multiplied by them.
+        self.divided = {t for node in first for t in _present(node.inputs[3:])}
         #: Each parameter and buffer by region and offset, and along which axis it is divided.
         self.axes: dict[tuple[str, int], tuple[Tensor, int | None]] = {}
         self.nodes: list[Node] = []
@@ -148,21 +160,14 @@ class _Division:
         parts = self._parts()
         swap = {t: self._narrowed(t) for t in self.divided}
         for node in self.nodes:
-            for t in node.operands:
-                if t is not None and t.region in LASTING:
-                    swap[t] = _own(t, parts)
+            swap |= {t: _own(t, parts) for t in _present(node.operands) if t.region in LASTING}
         graph = self.graph.with_nodes(self.nodes)
         tables = {t: self._own_runs(t, parts) for n in self.nodes for t in _segments(n)}
         for table, runs in tables.items():
             swap[table] = replace(table, shape=runs.shape)
             graph.tables = {**graph.tables, swap[table]: runs}
-        gathered = sum(
-            math.prod(t.shape[1:])
-            for node in self.graph.nodes
-            if node.op.name == "gather"
-            for t in node.outputs
-            if t is not None
-        )
+        gathers = (n for n in self.graph.nodes if n.op.name == "gather")
+        gathered = sum(t.shape[1] for n in gathers for t in _present(n.outputs))
         moved = gathered * (self.threads - 1) // self.threads
         moved += sum(terms.shape[-1] * (self.threads - 1) for terms in self.exchanges)
         meetings = len(self.exchanges)
@@ -174,7 +179,7 @@ class _Division:
 
     def _visit(self, node: Node) -> None:
         match node.op.name:
-            case "dense":
+            case "dense" | "dense_dropout":
                 self._dense(node)
             case "dense_dx":
                 self._dense_dx(node)
@@ -190,32 +195,35 @@ class _Division:
                 self._in_full(node)
 
     def _dense(self, node: Node) -> None:
-        (x, w, b), (y,) = node.inputs, node.outputs
+        (x, w, b, *mask), (y, *dropped) = node.inputs, node.outputs
         assert y is not None
         if node in self.first:
             self._divide(w, 1)
             self._divide(b, 0)
-            self.divided.add(y)
+            self.divided.update(_present(node.outputs))
             self._keep(node)
             return
         summed = x in self.divided
         self._divide(w, 0 if summed else None)
         self._divide(b, None)
-        if summed:
-            term, terms = self._exchange(y)
-            self._keep(Node(OPS["dense"], (x, w, None), (term,), _PLAIN, node.phase))
-            node = replace(node, op=OPS["sum_parts"], inputs=(terms, b))
-        self._keep(node, repeated=True)
+        if not summed:
+            self._keep(node, repeated=True)
+            return
+        term, terms = self._exchange(y)
+        self._keep(Node(OPS["dense"], (x, w, None), (term,), _PLAIN, node.phase))
+        self._keep(Node(OPS["sum_parts"], (terms, b), (y,), node.attrs, node.phase), repeated=True)
+        if mask:
+            product = Node(OPS["merge"], (y, *mask), tuple(dropped), _PRODUCT, node.phase)
+            self._keep(product, repeated=True)
 
     def _dense_dx(self, node: Node) -> None:
         (dz, w, y, mask), (dx,) = node.inputs, node.outputs
         assert w is not None and dx is not None
         axis = self.axes[_place(w)][1] if w.region in LASTING else None
         divided = dz in self.divided
-        # The derivative reads what is divided as dx is.
-        if divided != (axis == 1) or (y in self.divided) != (axis == 0 and y is not None):
-            raise _Indivisible
-        if axis is not None and mask is not None:
+        # The derivative and the mask are divided as dx is.
+        factors = _present((y, mask))
+        if divided != (axis == 1) or any((t in self.divided) != (axis == 0) for t in factors):
             raise _Indivisible
         if not divided:
             if axis == 0:
@@ -224,13 +232,21 @@ class _Division:
             return
         term, terms = self._exchange(dx)
         self._keep(Node(node.op, (dz, w, None, None), (term,), _PLAIN, node.phase))
-        total = dx if y is None else replace(dx, name=f"{dx.name}_sum")
-        nodes = [Node(OPS["sum_parts"], (terms, None), (total,), _PLAIN, node.phase)]
+        calls: list[tuple[str, tuple[Tensor | None, ...], dict[str, Any]]] = [
+            ("sum_parts", (terms, None), _PLAIN)
+        ]
+        if mask is not None:
+            calls.append(("merge", (mask,), _PRODUCT))
         if y is not None:
-            grad = OPS["activation_grad"]
-            nodes.append(Node(grad, (total, None, y), (dx,), node.attrs, node.phase))
-        for each in nodes:
-            self._keep(each, repeated=True)
+            calls.append(("activation_grad", (None, y), node.attrs))
+        made: tuple[Tensor, ...] = ()
+        for i, (name, others, attrs) in enumerate(calls, 1):
+            last = i == len(calls)
+            result = dx if last else replace(dx, name=f"{dx.name}_{name}")
+            self._keep(
+                Node(OPS[name], (*made, *others), (result,), attrs, node.phase), repeated=True
+            )
+            made = (result,)
 
     def _weights(
         self, node: Node, x: Tensor | None, dz: Tensor | None, w: Tensor | None, b: Tensor | None
@@ -244,24 +260,26 @@ class _Division:
         self._keep(node, repeated=not (rows or columns))
 
     def _unit_by_unit(self, node: Node) -> None:
-        inputs = [t for t in node.inputs if t is not None and t.region not in LASTING]
-        which = {t in self.divided for t in inputs}
+        inputs = [t for t in _present(node.inputs) if t.region not in LASTING]
+        which = {t in self.divided for t in inputs or node.outputs}
         if len(which) != 1:
             raise _Indivisible
         (divided,) = which
-        for t in node.operands:
-            if t is not None and t.region in LASTING:
+        for t in _present(node.operands):
+            if t.region in LASTING:
                 self._divide(t, 0 if divided else None)
+            elif divided and t.shape[-1] // self.threads % node.op.columns:
+                raise _Indivisible
         if divided:
-            self.divided.update(t for t in node.outputs if t and t.region not in LASTING)
+            self.divided.update(t for t in _present(node.outputs) if t.region not in LASTING)
         self._keep(node, repeated=not divided)
 
     def _in_full(self, node: Node) -> None:
         """What each thread does for itself: nothing of it may be divided."""
         if node.op.writes or any(t in self.divided for t in node.operands):
             raise _Indivisible
-        for t in node.operands:
-            if t is not None and t.region in LASTING:
+        for t in _present(node.operands):
+            if t.region in LASTING:
                 self._divide(t, None)
         self._keep(node, repeated=True)
 
@@ -320,8 +338,8 @@ def _place(t: Tensor) -> tuple[str, int]:
 
 
 def _segments(node: Node) -> list[Tensor]:
-    return [t for t in node.inputs if t is not None and node.op.name == "update"
-            and t.region == "table"]  # fmt: skip
+    tables = [t for t in _present(node.inputs) if t.region == "table"]
+    return tables if node.op.name == "update" else []
 
 
 def _own(t: Tensor, parts: tuple[Part, ...]) -> Tensor:

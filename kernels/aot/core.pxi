@@ -120,7 +120,7 @@ cdef extern from "philox.h" nogil:
         pass
     int PHILOX_BLOCK
     void philox_start(Philox* p, uint64_t seed, uint32_t stream, uint32_t step, uint32_t row,
-                      int64_t counters)
+                      int64_t counters, int64_t first)
     void philox_next(Philox* p, uint32_t* to)
     void philox_words(uint64_t seed, uint32_t stream, uint32_t step, uint32_t row, int64_t n,
                       uint32_t* to)

@@ -143,7 +143,7 @@ cdef void elastic(const Call* call, int thread, int threads) noexcept nogil:
         x = <const real*>call.buffers[0] + row * call.sizes[1]
         y = <real*>call.buffers[1] + row * call.sizes[1]
         philox_start(&philox, call.step.seed, <uint32_t>call.sizes[3], <uint32_t>call.step.step,
-                     <uint32_t>(call.sizes[2] + row), blocks_of(2 * pixels, 4))
+                     <uint32_t>(call.sizes[2] + row), blocks_of(2 * pixels, 4), 0)
         for k in range(blocks_of(2 * pixels, WORDS)):
             philox_next(&philox, words)
             for i in range(min(2 * pixels - k * WORDS, <int64_t>WORDS)):

@@ -50,15 +50,17 @@ typedef struct {
     philox_vector counter, row;
     uint64_t seed;
     uint32_t stream, step;
-    int64_t counters; /* of a row */
+    int64_t counters; /* of a row, or of the part of it that is wanted */
+    uint64_t first;   /* the number of the first of them */
 } Philox;
 
 static inline void philox_start(Philox *p, uint64_t seed, uint32_t stream, uint32_t step,
-                                uint32_t row, int64_t counters) {
+                                uint32_t row, int64_t counters, int64_t first) {
     p->seed = seed;
     p->stream = stream;
     p->step = step;
     p->counters = counters;
+    p->first = (uint64_t)first;
     p->counter = p->row = (philox_vector){0};
     for (int i = 0; i < PHILOX_LANES; i++) {
         const int64_t at = (i & 1) * (PHILOX_LANES / 2) + i / 2;
@@ -74,7 +76,7 @@ static inline void philox_next(Philox *p, uint32_t *to) {
     const philox_vector zero = {0}, m0 = zero + 0xD2511F53u, m1 = zero + 0xCD9E8D57u;
     philox_vector counter = p->counter, row = p->row;
     for (int i = 0; i < PHILOX_BLOCK; i += 4 * PHILOX_LANES) {
-        philox_vector a = counter, b = row, c = zero + p->step, d = zero + p->stream;
+        philox_vector a = counter + p->first, b = row, c = zero + p->step, d = zero + p->stream;
         uint32_t k0 = (uint32_t)p->seed, k1 = (uint32_t)(p->seed >> 32);
 #pragma GCC unroll 10
         for (int round = 0; round < 10; round++) {
@@ -106,7 +108,7 @@ static inline void philox_words(uint64_t seed, uint32_t stream, uint32_t step, u
                                 int64_t n, uint32_t *to) {
     Philox p;
     uint32_t block[PHILOX_BLOCK];
-    philox_start(&p, seed, stream, step, row, n / 4 + PHILOX_LANES);
+    philox_start(&p, seed, stream, step, row, n / 4 + PHILOX_LANES, 0);
     for (int64_t i = 0; i < n; i += PHILOX_BLOCK) {
         philox_next(&p, block);
         memcpy(to + i, block, (size_t)(n - i < PHILOX_BLOCK ? n - i : PHILOX_BLOCK) * sizeof *to);

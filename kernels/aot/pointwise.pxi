@@ -85,7 +85,7 @@ cdef inline void first_words(Random* random, const Call* call, int64_t of_a_numb
     random.used = WORDS
     philox_start(&random.philox, call.step.seed, <uint32_t>call.sizes[3],
                  <uint32_t>call.step.step, <uint32_t>(call.sizes[2] + first),
-                 max(blocks_of(row, 4), <int64_t>1))
+                 max(blocks_of(row, 4), <int64_t>1), call.sizes[4] * of_a_number // 4)
 
 
 cdef inline int64_t next_words(Random* random, const uint32_t** words) noexcept nogil:

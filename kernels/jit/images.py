@@ -143,7 +143,7 @@ def _elastic(t: Any, random: Any) -> Callable:
         counters = blocks_of(n, 4)
         start(place, sizes(call)[2] + row, counters)
         for k in range(blocks_of(n, WORDS)):
-            next_block(place, counters, step_number(call), sizes(call)[3], seed(call), words)
+            next_block(place, counters, 0, step_number(call), sizes(call)[3], seed(call), words)
             for i in range(min(n - k * WORDS, WORDS)):
                 fields[k * WORDS + i] = R(2.0 * unit(words[i]) - 1.0)
 

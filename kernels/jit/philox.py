@@ -44,11 +44,12 @@ def start(at, row, counters):
 
 
 @inline
-def next_block(at, counters, step, stream, seed, to):
-    """Write the words of the counters that ``at`` holds, and go on to those that follow them."""
+def next_block(at, counters, first, step, stream, seed, to):
+    """Write the words of the counters that ``at`` holds, and go on to those that follow them; of a
+    row they are counted from the ``first`` that is wanted."""
     rows, ahead = np.uint32(COUNTERS // counters), np.uint32(COUNTERS % counters)
     for i in range(COUNTERS):
-        a, b, c, d = four_words(at[i], at[COUNTERS + i], step, stream, seed)
+        a, b, c, d = four_words(first + at[i], at[COUNTERS + i], step, stream, seed)
         to[4 * i], to[4 * i + 1] = np.uint32(a), np.uint32(b)
         to[4 * i + 2], to[4 * i + 3] = np.uint32(c), np.uint32(d)
     for i in range(COUNTERS):

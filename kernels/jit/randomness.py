@@ -26,7 +26,7 @@ def _over_words(t: Any, of_a_number: int, work: Callable) -> Callable:
         first = share(sizes(call)[0], 1, thread, threads)
         row = sizes(call)[1] * of_a_number
         here, stop = first * row, share(sizes(call)[0], 1, thread + 1, threads) * row
-        counters = max(blocks_of(row, 4), 1)
+        counters, before = max(blocks_of(row, 4), 1), sizes(call)[4] * of_a_number // 4
         place, words = local_words(PLACE), local_words(WORDS)
         start(place, sizes(call)[2] + first, counters)
         # Where nothing is between rows, they are as one.
@@ -34,7 +34,9 @@ def _over_words(t: Any, of_a_number: int, work: Callable) -> Callable:
         used, column = WORDS, 0
         while here < stop:
             if used == WORDS:
-                next_block(place, counters, step_number(call), sizes(call)[3], seed(call), words)
+                next_block(
+                    place, counters, before, step_number(call), sizes(call)[3], seed(call), words
+                )
                 used = 0
             n = min(WORDS - used, length - column)
             work(call, here // of_a_number, at(words, used), n // of_a_number)

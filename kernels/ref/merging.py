@@ -19,7 +19,7 @@ def _merge_gradient(graph, node, dy):
     sizes=lambda d, attrs, binding: (count(d, "..."),),
     flops=lambda d: float(count(d, "...")),
     gradient=_merge_gradient,
-    columns=True,
+    columns=1,
 )
 def merge(a, b, y, *, function, parameters):
     """y = f(a, b)"""
@@ -31,7 +31,7 @@ def merge(a, b, y, *, function, parameters):
     formula="merge",
     sizes=lambda d, attrs, binding: (count(d, "..."),),
     flops=lambda d: 4.0 * count(d, "..."),
-    columns=True,
+    columns=1,
 )
 def merge_grad(dy, a, b, da, db, *, function, parameters):
     """da = dy df/da, db = dy df/db"""

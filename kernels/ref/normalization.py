@@ -36,7 +36,7 @@ def _affine_gradient(graph, node, dy):
     flops=_passes(2),
     gradient=_affine_gradient,
     in_place={"y": "x"},
-    columns=True,
+    columns=1,
 )
 def affine(x, scale, shift, y):
     """y = scale x + shift, one number of each for a column"""
@@ -52,7 +52,7 @@ def affine(x, scale, shift, y):
     "x[B,F] dy[B,F] -> dscale?[F] dshift?[F]",
     sizes=_matrix,
     flops=_passes(3),
-    columns=True,
+    columns=1,
 )
 def affine_dw(x, dy, dscale, dshift):
     """dscale = sum over the rows of dy x, dshift = sum of dy"""
@@ -90,7 +90,7 @@ _EPSILON = {
     without_gradient=("mean", "variance", "standard"),
     in_place={"standard": "x"},
     whole=True,
-    columns=True,
+    columns=1,
     **_EPSILON,
 )
 def standardize_columns(
@@ -118,7 +118,7 @@ def standardize_columns(
     flops=_passes(8),
     in_place={"dx": "dy"},
     whole=True,
-    columns=True,
+    columns=1,
     **_EPSILON,
 )
 def standardize_columns_grad(dy, standard, variance, scale, dx, dscale, dshift, *, epsilon):
@@ -148,7 +148,7 @@ def _standardize_gradient(graph, node, dy):
     flops=_passes(2),
     gradient=_standardize_gradient,
     in_place={"y": "x"},
-    columns=True,
+    columns=1,
     **_EPSILON,
 )
 def standardize(x, mean, variance, y, *, epsilon):
@@ -169,7 +169,7 @@ def standardize(x, mean, variance, y, *, epsilon):
     writes=("running_mean", "running_variance"),
     uses_step=True,
     whole=True,
-    columns=True,
+    columns=1,
 )
 def running_statistics(mean, variance, running_mean, running_variance, *, momentum, step):
     """running = momentum running + (1 - momentum) new, with the variance of n - 1 degrees"""
@@ -187,7 +187,7 @@ def running_statistics(mean, variance, running_mean, running_variance, *, moment
     without_gradient=("scale", "shift"),
     domain={"variance": _POSITIVE, "running_variance": _POSITIVE},
     whole=True,
-    columns=True,
+    columns=1,
 )
 def renormalization(
     mean, variance, running_mean, running_variance, scale, shift, *, epsilon, most_scale, most_shift

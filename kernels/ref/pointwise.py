@@ -7,7 +7,7 @@ import numpy as np
 from ..formula import FORMULAS
 from ..op import count, op
 from .formulas import REFERENCE
-from .random import words
+from .random import WORDS, words
 
 
 def _elements(d, attrs, binding):
@@ -33,7 +33,7 @@ def _activation_gradient(graph, node, dy):
     flops=lambda d: float(count(d, "...")),
     gradient=_activation_gradient,
     in_place={"y": "x"},
-    columns=True,
+    columns=1,
 )
 def activation(x, y, *, function, parameters):
     """y = f(x)"""
@@ -46,7 +46,7 @@ def activation(x, y, *, function, parameters):
     sizes=_elements,
     flops=lambda d: 2.0 * count(d, "..."),
     in_place={"dx": "dy"},
-    columns=True,
+    columns=1,
 )
 def activation_grad(dy, x, y, dx, *, function, parameters):
     """dx = dy f'(x, y)"""
@@ -60,7 +60,7 @@ def activation_grad(dy, x, y, dx, *, function, parameters):
     flops=lambda d: float(count(d, "...")),
     gradient=lambda graph, node, dy: (dy, dy),
     in_place={"y": "a"},
-    columns=True,
+    columns=1,
 )
 def add(a, b, y):
     """y = a + b"""
@@ -83,7 +83,7 @@ def _rescale_gradient(graph, node, dy):
     flops=lambda d: 2.0 * count(d, "..."),
     gradient=_rescale_gradient,
     in_place={"y": "x"},
-    columns=True,
+    columns=1,
 )
 def rescale(x, y, *, scale, offset):
     """y = scale x + offset"""
@@ -92,9 +92,15 @@ def rescale(x, y, *, scale, offset):
         y += offset
 
 
+def _drawn(d, attrs, binding):
+    """Sizes of an op that draws numbers for each row and column, of the whole matrix's."""
+    return d["B"], d["N"], binding.first_row, attrs["stream"], binding.part * d["N"]
+
+
 @op(
     "x[B,N] -> y[B,N] mask?[B,N]",
-    sizes=lambda d, attrs, binding: (d["B"], d["N"], binding.first_row, attrs["stream"]),
+    sizes=_drawn,
+    columns=WORDS,
     constants=lambda attrs: (attrs["rate"],),
     flops=lambda d: float(count(d, "B", "N")),
     gradient=_masked,
@@ -111,7 +117,8 @@ def dropout(x, y, mask, *, rate, stream, step):
 
 @op(
     "-> mask[B,N]",
-    sizes=lambda d, attrs, binding: (d["B"], d["N"], binding.first_row, attrs["stream"]),
+    sizes=_drawn,
+    columns=WORDS,
     constants=lambda attrs: (attrs["rate"],),
     flops=lambda d: float(count(d, "B", "N")),
     uses_step=True,
@@ -162,7 +169,7 @@ def _prelu_gradient(graph, node, dy):
 _MATRIX = {
     "sizes": lambda d, attrs, binding: (d["B"], d["F"]),
     "flops": lambda d: 2.0 * count(d, "B", "F"),
-    "columns": True,
+    "columns": 1,
 }
 
 
@@ -219,7 +226,8 @@ def _normal(step, stream, shape, dtype):
 
 
 _NOISE = {
-    "sizes": lambda d, attrs, binding: (d["B"], d["N"], binding.first_row, attrs["stream"]),
+    "sizes": _drawn,
+    "columns": WORDS,
     "constants": lambda attrs: (attrs["deviation"],),
     "flops": lambda d: 10.0 * count(d, "B", "N"),
     "in_place": {"y": "x"},

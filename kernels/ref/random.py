@@ -7,6 +7,8 @@ import numpy as np
 SHUFFLE = 0xFFFFFFFF  # the stream of row orders
 MIXTURE = 0xFFFFFFFE  # the stream of mixtures of rows
 
+WORDS = 4  # of a counter
+
 
 def words(seed: int, stream: int, step: int, rows: np.ndarray, n: int) -> np.ndarray:
     """Random uint32 words of shape (len(rows), n), a function of the arguments alone.
