@@ -17,9 +17,7 @@ from dataclasses import dataclass
 #: What the estimate assumes of the machine, measured on cores with AVX-512; only ratios matter.
 FLOPS = 1e11  # of one thread, in the products of a training step
 BYTES = 1e10  # per second and thread, to and from memory beyond the caches
-HANDED = (
-    6e9  # per second, from one thread to another: 14e9 in one cluster of Zen 4's cores, else 3e9
-)
+HANDED = 8e9  # per second, from one thread to another (Zen 4: 14e9 in a cluster of cores, else 3e9)
 BARRIER = 1.5e-6  # seconds for threads to meet
 LEAST_GAIN = 1.25  # over one thread, by the estimate
 
