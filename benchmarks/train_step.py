@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from fastnn import machine
 from fastnn.benchmarks import peers, report
 from fastnn.benchmarks.networks import NETWORKS, Network, problem
 from fastnn.benchmarks.peers import peers_of
@@ -54,6 +55,7 @@ class Outcome:
     reason: str = ""
     deviations: dict[str, float] = field(default_factory=dict)
     samples: list[float] = field(default_factory=list)  # microseconds per step, one a round
+    meetings: list[float] = field(default_factory=list)  # microseconds of two threads, before each
     loss: float | None = None  # of the last epoch
 
     @property
@@ -244,6 +246,7 @@ def measure(network: Network, options: argparse.Namespace) -> list[Outcome]:
 def take_turn(worker: WorkerProcess, outcome: Outcome, seconds: float) -> None:
     if outcome.status != "ok":
         return
+    met = machine.meeting(2) * 1e6 if outcome.threads > 1 else None
     answer = worker.ask("turn", seconds=seconds)
     outcome.loss = answer.get("loss")
     if outcome.loss is None or not np.isfinite(outcome.loss):
@@ -251,6 +254,8 @@ def take_turn(worker: WorkerProcess, outcome: Outcome, seconds: float) -> None:
         outcome.status, outcome.reason = "error", reason
         return
     outcome.samples.append(answer["us_per_step"])
+    if met is not None:
+        outcome.meetings.append(met)
 
 
 def best_by_peer(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
@@ -293,7 +298,16 @@ def network_table(network: Network, outcomes: list[Outcome], peak: dict[int, flo
         row += ratio_cells(outcome, best[base]) if base else ["-", "-"]
         rows.append(row)
     lines = [f"## {network}", "", report.table(header, rows)] if rows else [f"## {network}"]
-    return "\n".join([*lines, *troubles(outcomes)])
+    return "\n".join([*lines, *distance(outcomes), *troubles(outcomes)])
+
+
+def distance(outcomes: list[Outcome]) -> list[str]:
+    """How far from each other two cores were, which several threads depend on."""
+    found = sorted(us for outcome in outcomes for us in outcome.meetings)
+    if not found:
+        return []
+    least, middle, most = (report.number(found[i]) for i in (0, len(found) // 2, -1))
+    return ["", f"Two threads met in {middle} us in the median, {least} to {most}."]
 
 
 def ratio_cells(outcome: Outcome, base: Outcome) -> list[str]:
@@ -369,6 +383,7 @@ def as_result(
                 continue
             row |= {"unit": "us/step", "samples": outcome.samples, "loss": outcome.loss}
             row |= {"quartiles": report.quartiles(outcome.samples), "flops": network.flops}
+            row |= {"meetings": outcome.meetings}
             row |= {"best": best[outcome.peer] is outcome, "deviations": outcome.deviations}
             row |= {"relative_to": base, "ratios": ratios(outcome, best[base])}
             rows.append(row)
@@ -439,6 +454,9 @@ def run(
     measured: dict[Network, list[Outcome]] = {}
     for network in options.networks:
         measured[network] = measure(network, options)
+        # A virtual machine's processors may share one core for a while: the highest counts.
+        again = report.fma_peak(options.threads, options.dtype)
+        peak = {n: max(rate, again[n]) for n, rate in peak.items()}
         report.progress("")
         print("\n" + network_table(network, measured[network], peak), flush=True)
     print("\n## Summary\n\n" + summary_table(measured))

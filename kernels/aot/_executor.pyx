@@ -389,6 +389,37 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
     return job.status, progress[0]
 
 
+ctypedef struct Meetings:
+    Team team
+    int64_t n
+    double seconds
+
+
+cdef void meet(void* shared, int thread) noexcept nogil:
+    cdef Meetings* meetings = <Meetings*>shared
+    cdef int64_t _
+    cdef double start
+    team_barrier(&meetings.team)
+    start = team_now()
+    for _ in range(meetings.n):
+        team_barrier(&meetings.team)
+    if thread == 0:
+        meetings.seconds = team_now() - start
+
+
+def meeting_seconds(int threads, int64_t n):
+    """How long threads take to meet once, over ``n`` times: the distance between their cores."""
+    cdef Meetings meetings
+    cdef int error
+    assert 0 < threads <= most_threads and n > 0
+    meetings.n = n
+    with nogil:
+        error = team_run(&meetings.team, threads, meet, &meetings)
+    if error:
+        raise OSError(error, f"could not start {threads} threads")
+    return meetings.seconds / n
+
+
 def shuffled(uint64_t seed, uint32_t epoch, int64_t n):
     """The order of the rows in one epoch, int64 (n,)."""
     cdef int64_t[::1] order = np.empty(2 * n, np.int64)
