@@ -243,10 +243,20 @@ def measure(network: Network, options: argparse.Namespace) -> list[Outcome]:
     return outcomes
 
 
+def meeting() -> float:
+    """Microseconds in which two threads meet, on the cores that workers are pinned to."""
+    allowed = _affinity()
+    _set_affinity(report.cores()[:2])
+    try:
+        return machine.meeting(2) * 1e6
+    finally:
+        _set_affinity(allowed)
+
+
 def take_turn(worker: WorkerProcess, outcome: Outcome, seconds: float) -> None:
     if outcome.status != "ok":
         return
-    met = machine.meeting(2) * 1e6 if outcome.threads > 1 else None
+    met = meeting() if outcome.threads > 1 else None
     answer = worker.ask("turn", seconds=seconds)
     outcome.loss = answer.get("loss")
     if outcome.loss is None or not np.isfinite(outcome.loss):

@@ -34,7 +34,6 @@ from .network import Network, chain
 from .report import Table, describe_layers, describe_program, profile_program, said
 from .runtime import (
     BACKENDS,
-    SLICE,
     NativeRunner,
     Runner,
     State,
@@ -48,6 +47,9 @@ DTYPES = ("float32", "float64")
 
 #: Rows that evaluation and prediction take at a time, unless asked otherwise.
 EVALUATION_BATCH = 512
+
+#: Steps that a native call is expected to have at least, where it is not of a single one.
+CALL_STEPS = 20
 
 
 class Model:
@@ -350,20 +352,20 @@ class Model:
         data: Data | None,
         batch: int,
         side_by_side: bool = False,
-        seconds: float = SLICE,
+        single: bool = False,
     ) -> Runner:
         """The runner of a purpose, compiled on first use.
 
         A runner serves batches up to the size it was compiled for; sizes rarely vary, so each has
         its own. ``side_by_side`` with other models it has one thread, unless results would differ.
-        Native calls run for ``seconds``; with 0, each for a step.
+        ``single`` steps, each a native call, are not worth copying weights to threads for.
         """
         labels = data.labels if data is not None else ()
         weighted = data is not None and data.w is not None
         mixup = data.mixup if data is not None and kind == "train" else 0.0
         optimizer = self.optimizer if kind == "train" else None
         way = (optimizer.learning_rate, optimizer.options) if optimizer is not None else ()
-        key = (kind, labels, weighted, mixup, batch, way, side_by_side, seconds)
+        key = (kind, labels, weighted, mixup, batch, way, side_by_side, single)
         with self._making:
             if key not in self._runners:
                 with_metrics = kind in ("train", "evaluate")
@@ -374,7 +376,7 @@ class Model:
                 purpose = Purpose(kind, heads, weighted, optimizer, mixup)
                 if len(self._runners) >= 16:  # sizes that keep changing must not fill the memory
                     self._runners.pop(next(iter(self._runners)))  # not used for the longest time
-                self._runners[key] = self._make_runner(purpose, batch, side_by_side, seconds)
+                self._runners[key] = self._make_runner(purpose, batch, side_by_side, single)
             self._runners[key] = runner = self._runners.pop(key)
             return runner
 
@@ -383,7 +385,7 @@ class Model:
         self._direct.clear()
 
     def _make_runner(
-        self, purpose: Purpose, batch: int, side_by_side: bool = False, seconds: float = SLICE
+        self, purpose: Purpose, batch: int, side_by_side: bool = False, single: bool = False
     ) -> Runner:
         chain, state = self._need()
         program_for = partial(
@@ -392,7 +394,7 @@ class Model:
             purpose,
             batch=batch,
             dtype=self._dtype,
-            seconds=seconds,
+            steps=1 if single else CALL_STEPS,
             forced=self.threads is not None,
             any_threads=self.deterministic == "any-threads",
         )
@@ -673,7 +675,13 @@ class Model:
 
     def _train_step(self, data: Data) -> dict[str, float]:
         """One update with all rows as one batch; loss and metrics before it."""
-        renewed = partial(self._runner, "train", data, len(data), seconds=0.0)
+
+        def renewed() -> Runner:
+            runner = self._runner("train", data, len(data))
+            if runner.program.by_units:
+                return self._runner("train", data, len(data), single=True)
+            return runner
+
         loop = Loop(
             self, renewed(), renewed, data, len(data), 1, 0, False, [], None, Progress(0, 1, 1),
             History(), keep_snapshot=False,

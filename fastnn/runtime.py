@@ -669,6 +669,8 @@ class NativeRunner(Runner):
         return table, self._places[rows][1]
 
     def _run(self, feeds: Feeds, totals: np.ndarray, span: _Span) -> tuple[int, int]:
+        # Memory for exchanges takes turns over whole steps.
+        assert span.update or not self.program.by_units or span.last - span.first <= 1
         if self._arrived:
             self._take_arrived()
         order, ordered = span.order, span.order is None

@@ -1,5 +1,7 @@
 """Networks on several threads, each of which has its part of the hidden units."""
 
+import contextlib
+import copy
 import threading
 from dataclasses import replace
 
@@ -158,6 +160,30 @@ TASKS = {
             L.Dense(CLASSES, "softmax"),
         ],
     },
+    "weights that are made of others": {
+        "layers": [
+            L.WeightNormDense(32, "tanh"),
+            L.Dense(32, "tanh"),
+            L.Dense(24, "tanh"),
+            L.Dense(CLASSES, "softmax"),
+        ],
+    },
+    "a penalty on the first": {
+        "layers": [
+            L.Dense(32, "tanh", kernel_regularizer=0.01),
+            L.Dense(32, "tanh"),
+            L.Dense(20),
+            L.Dense(CLASSES, "softmax"),
+        ],
+    },
+    "orthogonal weights": {
+        "layers": [
+            L.Dense(32, kernel_regularizer=fnn.regularizers.Orthogonality(0.01)),
+            L.LayerNormalization(),
+            L.Dense(32, "tanh"),
+            L.Dense(CLASSES, "softmax"),
+        ],
+    },
     "a penalty on what is not divided": {
         "layers": [
             L.Dense(32, "tanh"),
@@ -238,15 +264,45 @@ def test_every_optimizer(optimizer):
     agree(*found)
 
 
+def stack(exchanges, units=96):
+    """Layers whose threads exchange something so often in a step."""
+    before = {
+        1: [],
+        2: [L.Dense(20, "tanh")],  # one sum each way
+        3: [L.Dense(units, "elu"), L.Dense(units)],
+        5: [
+            L.Dense(units, use_bias=False),
+            L.BatchNormalization(),
+            L.Dropout(0.2),
+            L.Dense(units, "elu"),
+        ]
+        * 2,
+    }
+    layers = [*before[exchanges], L.Dense(units, "tanh"), L.Dense(CLASSES, "softmax")]
+    return [copy.deepcopy(layer) for layer in layers]
+
+
+each_number_of_exchanges = pytest.mark.parametrize("exchanges", [1, 2, 3, 5])
+
+
+@each_number_of_exchanges
+def test_how_often_they_exchange(exchanges):
+    model = make(layers=stack(exchanges))
+    assert mode(model) == "units"
+    names = [node.op.name for node in runner_of(model).program.nodes]
+    assert names.count("sum_parts") == exchanges
+
+
+@each_number_of_exchanges
 @pytest.mark.parametrize("threads", [2, 3, 4])
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_threads_and_rows(threads, shuffle, dtype):
+def test_threads_and_rows(threads, shuffle, dtype, exchanges):
     """Also rows that are read where they lie, and a last batch of five."""
     X, y = data(dtype=dtype)
     found = []
     for backend in ("numpy", "cython"):
-        model = make(96, backend, threads, dtype=dtype)
+        model = make(96, backend, threads, dtype=dtype, layers=stack(exchanges))
         model.fit(X, y, batch_size=BATCH, epochs=4, shuffle=shuffle, verbose=0)
         found.append(model)
     program = runner_of(model).program
@@ -277,12 +333,13 @@ def test_single_steps_copy_no_large_weights(monkeypatch):
     assert fit.program.split.mode == "units" and single.program.split.mode != "units"
 
 
-def test_the_same_bits_every_time():
+@each_number_of_exchanges
+def test_the_same_bits_every_time(exchanges):
     """Of more threads than there may be processors, which are never at the same place."""
     X, y = data(dtype="float32")
     found = []
     for _ in range(4):
-        model = make(96, threads=3, dtype="float32")
+        model = make(threads=3, dtype="float32", layers=stack(exchanges))
         model.fit(X, y, batch_size=8, epochs=100, verbose=0)
         found.append(model.parameters.copy())
     for other in found[1:]:
@@ -292,7 +349,8 @@ def test_the_same_bits_every_time():
 # ------------------------------------------------------------------ what is seen between steps
 
 
-def test_weights_are_the_model_s_between_runs():
+@each_number_of_exchanges
+def test_weights_are_the_model_s_between_runs(exchanges):
     """What is set is trained further, and what was trained is seen: by callbacks and one step."""
     X, y = data()
     seen = []
@@ -302,7 +360,7 @@ def test_weights_are_the_model_s_between_runs():
             seen.append((model.parameters.copy(), model.evaluate(X, y)["loss"]))
 
     for backend in ("numpy", "cython"):
-        model = make(backend=backend)
+        model = make(backend=backend, layers=stack(exchanges))
         model.fit(X, y, batch_size=BATCH, epochs=2, callbacks=[Look()], verbose=0)
         model.set_weights([w * 0.5 for w in model.get_weights()])
         for start in (0, BATCH):
@@ -327,11 +385,12 @@ def test_batches_of_several_sizes_in_turn():
     agree(*found)
 
 
+@each_number_of_exchanges
 @pytest.mark.parametrize("steps", [2, 3, 7])
-def test_runs_may_end_at_any_step(steps, monkeypatch):
+def test_runs_may_end_at_any_step(steps, exchanges, monkeypatch):
     """A run whose time is over ends after a step that all threads have done."""
     X, y = data(rows=steps * BATCH)
-    whole, cut = make(), make()
+    whole, cut = (make(layers=stack(exchanges)) for _ in range(2))
     whole.fit(X, y, batch_size=BATCH, epochs=5, verbose=0)
     monkeypatch.setattr(training, "SLICE", 0.0)
     runs = []
@@ -364,10 +423,11 @@ def test_a_lost_loss(backend):
     np.testing.assert_allclose(model.parameters, expected.parameters, rtol=1e-10, atol=1e-12)
 
 
-def test_a_thread_that_sees_another_loss_is_not_waited_for():
+@each_number_of_exchanges
+def test_a_thread_that_sees_another_loss_is_not_waited_for(exchanges):
     """As it may be where another part of a program changes the targets meanwhile."""
     X, y = data()
-    model = make()
+    model = make(layers=stack(exchanges))
     model.fit(X, y, batch_size=BATCH, verbose=0)
     lost = np.full(BATCH, np.nan)
     runner_of(model)._sums[1]["values"] = executor.address_of(lost)
@@ -386,9 +446,28 @@ def test_a_thread_that_sees_another_loss_is_not_waited_for():
     assert [error.step for error in raised] in ([0], [1])  # thread 0 may find out a step later
 
 
+def test_nothing_is_updated_where_one_thread_loses_the_loss():
+    """Not even by what another has read of it after it left."""
+    X, y = data(rows=BATCH)
+    model = make(layers=stack(2))
+    model.train_on_batch(X, y)
+    *_, runner = (r for r in model._runners.values() if r.program.purpose == "train")
+    assert runner.program.by_units
+    lost = np.full(BATCH, np.nan)
+    runner._sums[1]["values"] = executor.address_of(lost)
+    before = [a.copy() for a in model._state.arrays]
+    for _ in range(20):
+        with contextlib.suppress(fnn.NonFiniteLoss):  # the other thread may find out too late
+            model.train_on_batch(X, y)
+        for array, kept in zip(model._state.arrays, before, strict=True):
+            np.testing.assert_array_equal(array, kept)
+
+
 def test_many_models_train_to_the_same_bits_as_alone():
     X, y = data()
-    together, alone = ([make(units) for units in (32, 64)] for _ in range(2))
+    together, alone = (
+        [*(make(units) for units in (32, 64)), make(layers=stack(3))] for _ in range(2)
+    )
     fnn.fit_many(together, X, y, batch_size=BATCH, epochs=3, verbose=0)
     for one, other in zip(together, alone, strict=True):
         other.fit(X, y, batch_size=BATCH, epochs=3, verbose=0)
@@ -442,12 +521,23 @@ def test_which_networks_are_best_divided_so(monkeypatch):
     assert way(784, 2048, 256, depth=2) == "split"
 
 
-def test_one_layer_used_twice_is_not_divided():
-    x = fnn.Input(FEATURES)
-    shared = L.Dense(FEATURES, "tanh")
-    model = fnn.Model(x, L.Dense(CLASSES, "softmax")(shared(shared(x))))
-    model.compile("cross_entropy", threads=2)
-    assert mode(model) != "units"
+@pytest.mark.parametrize("twice", [
+    lambda x, shared: shared(shared(x)),
+    lambda x, shared: shared(x) + shared(L.Dense(32, "tanh")(x)),
+], ids=["in a row", "side by side"])  # fmt: skip
+def test_one_layer_used_twice(twice):
+    """In a row its weights would have to be divided in both ways."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(70, 32)), rng.integers(0, CLASSES, 70)
+    found = []
+    for backend in ("numpy", "cython"):
+        x = fnn.Input(32)
+        model = fnn.Model(x, L.Dense(CLASSES, "softmax")(twice(x, L.Dense(32, "tanh"))), seed=1)
+        threads = 2 if backend == "cython" else None
+        model.compile("cross_entropy", "adam", dtype="float64", threads=threads, backend=backend)
+        model.fit(X, y, batch_size=BATCH, epochs=3, verbose=0)
+        found.append(model)
+    agree(*found)
 
 
 # ------------------------------------------------------------------ its program

@@ -276,15 +276,15 @@ def compile_program(
     batch: int,
     dtype: str,
     threads: int,
-    seconds: float = 0.0,
+    steps: int = 1,
     forced: bool = False,
     any_threads: bool = False,
     terms: int | None = None,
 ) -> Program:
     """Compile a network for one purpose and batches of up to ``batch`` rows.
 
-    ``threads`` is the most that may be used, or, when ``forced``, the number to use; native calls
-    run for ``seconds``, but at least a step.
+    ``threads`` is the most that may be used, or, when ``forced``, the number to use; ``steps`` are
+    expected of a native call at least.
     ``any_threads`` asks for results that do not depend on the number of threads, which rules out
     giving each thread its own rows. ``terms`` asks one thread for the sums of so many.
     """
@@ -314,7 +314,7 @@ def compile_program(
         and not any(n.op.whole for n in graph.nodes),
         units=units,
         moved=sum(tensor_bytes(t, batch, dtype) for t in outline.plan.life),
-        seconds=seconds,
+        steps=steps,
         forced=forced,
     )
     if split.mode == "units":

@@ -61,14 +61,15 @@ def choose(
     can_shard: bool = True,
     units: Units | None = None,
     moved: float = 0.0,
-    seconds: float = 0.0,
+    steps: int = 1,
     forced: bool = False,
 ) -> Split:
     """The best way to divide a step over up to ``threads`` threads.
 
     ``flops`` and ``calls`` are those of forward and backward for ``rows`` rows, ``moved`` the bytes
-    that calls hand on to each other; ``units`` is None where hidden units cannot be divided. Native
-    calls last ``seconds``. ``forced`` takes all the threads that were asked for, by the best way.
+    that calls hand on to each other; ``units`` is None where hidden units cannot be divided. A
+    native call is of ``steps`` steps at least. ``forced`` takes all the threads that were asked
+    for, by the best way.
     """
     if threads == 1:
         return Split("one", 1, "one thread")
@@ -82,11 +83,10 @@ def choose(
         # Each thread's products are lower, which costs a little; gradients pass once per thread.
         candidates["shard"] = alone / threads + 2 * BARRIER + gradient_traffic
     if units is not None:
-        # Three barriers more stand for what each computes of the output and would else be divided:
-        # so rows are divided instead where that was measured to be faster.
+        # With three barriers more, rows are divided where that was measured to be faster.
         meeting = (units.meetings + 3) * BARRIER
-        step = alone * units.share + meeting + units.moved / HANDED
-        candidates["units"] = step + units.copied / BYTES / max(1, seconds // step)
+        copies = units.copied / BYTES / steps
+        candidates["units"] = alone * units.share + meeting + units.moved / HANDED + copies
     mode = min(candidates, key=lambda m: candidates[m])
     gain = alone / candidates[mode] if candidates[mode] else 1.0
     if gain < LEAST_GAIN and not forced:

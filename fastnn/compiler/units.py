@@ -80,7 +80,7 @@ def divide_units(graph: Graph, threads: int) -> Divided | None:
     those behind them. The next layer's product is a sum over the units, whose terms threads
     exchange; what follows from it each computes for itself, until the next layer that is divided.
     The same happens on the way back, where a gradient by whole inputs is a sum over the units.
-    With one hidden layer threads meet once a step, with eight seven times.
+    With one hidden layer threads meet once a step; with eight in a chain, seven times.
 
     None where no layer can be divided into equal parts, or where weights are changed by anything
     but updates of each number by itself.
@@ -97,20 +97,34 @@ def divide_units(graph: Graph, threads: int) -> Divided | None:
 def _first_layers(graph: Graph, threads: int) -> list[Node]:
     """Layers whose units can be divided, no two of which follow each other."""
     readers: dict[Tensor, list[Node]] = defaultdict(list)
+    needed_whole: set[tuple[str, int]] = set()  # weights that something else reads: a penalty, say
     for node in graph.nodes:
         for t in _present(node.inputs):
             readers[t].append(node)
+            if (
+                t.region in LASTING
+                and node.op.name not in (*READERS, "update")
+                and not node.op.columns
+            ):
+                needed_whole.add(_place(t))
+    layers = {
+        node
+        for node in graph.nodes
+        if node.op.name in LAYERS
+        and node.phase == "forward"
+        and all(t.region in LASTING for t in _present(node.inputs[1:3]))
+        and not any(_place(t) in needed_whole for t in _present(node.inputs[1:3]))
+    }
     found: list[Node] = []
     divided: set[Tensor] = set()
     for node in graph.nodes:
-        if node.op.name not in LAYERS or node.inputs[0] in divided:
+        if node not in layers or node.inputs[0] in divided:
             continue
         masks, made = _present(node.inputs[3:]), _present(node.outputs)
         units, rest = divmod(made[0].shape[1], threads)
-        drawn = [n for n in graph.nodes if any(t in masks for t in n.outputs)] if masks else []
-        if rest or units < LEAST_UNITS or any(units % (n.op.columns or units + 1) for n in drawn):
+        if rest or units < LEAST_UNITS or (masks and units % OPS["dropout_mask"].columns):
             continue
-        if own := _made_of([*masks, *made], units, readers):
+        if own := _made_of([*masks, *made], units, readers, layers):
             found.append(node)
             divided |= own
     return found
@@ -120,8 +134,10 @@ def _present(tensors: Iterable[Tensor | None]) -> list[Tensor]:
     return [t for t in tensors if t is not None]
 
 
-def _made_of(own: list[Tensor], units: int, readers: dict[Tensor, list[Node]]) -> set[Tensor]:
-    """A layer's units, and what is made of them unit by unit until products sum over them.
+def _made_of(
+    own: list[Tensor], units: int, readers: dict[Tensor, list[Node]], layers: set[Node]
+) -> set[Tensor]:
+    """A layer's units, and what is made of them unit by unit until other layers sum over them.
 
     Nothing where something needs all units at once, or could not have so few.
     """
@@ -132,7 +148,7 @@ def _made_of(own: list[Tensor], units: int, readers: dict[Tensor, list[Node]]) -
                 made = [t for t in _present(node.outputs) if t not in found]
                 found.update(made)
                 left += made
-            elif node.op.name not in READERS:
+            elif node.op.name not in READERS or (node.op.name in LAYERS and node not in layers):
                 return set()
     return found
 
@@ -261,6 +277,7 @@ class _Division:
 
     def _unit_by_unit(self, node: Node) -> None:
         inputs = [t for t in _present(node.inputs) if t.region not in LASTING]
+        # (Of what only draws numbers, a mask, it was known before.)
         which = {t in self.divided for t in inputs or node.outputs}
         if len(which) != 1:
             raise _Indivisible

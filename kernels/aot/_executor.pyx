@@ -231,8 +231,11 @@ cdef void work(void* shared, int thread) noexcept nogil:
     cdef Job* job = <Job*>shared
     move(job, thread, 0)
     run_steps(job, thread)
-    if job.update:
-        move(job, thread, 1)
+    if job.update and job.n_moves:
+        # If one has lost the loss, another may have gone on with what it had not finished.
+        team_barrier(&job.team)
+        if not team_is_over(&job.team):
+            move(job, thread, 1)
     restore_rounding(before)
 
 

@@ -75,7 +75,10 @@ cdef struct Random:
 
 cdef inline void first_words(Random* random, const Call* call, int64_t of_a_number, int thread,
                              int threads) noexcept nogil:
-    """Before the words of this thread's rows, so many for each number."""
+    """Before the words of this thread's rows, so many for each number.
+
+    Sizes: rows, columns, number of the first row, stream, number of the first column.
+    """
     cdef int64_t first = share(call.sizes[0], 1, thread, threads)
     cdef int64_t row = call.sizes[1] * of_a_number
     random.at = first * row

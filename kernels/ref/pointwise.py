@@ -93,7 +93,7 @@ def rescale(x, y, *, scale, offset):
 
 
 def _drawn(d, attrs, binding):
-    """Sizes of an op that draws numbers for each row and column, of the whole matrix's."""
+    """Rows, columns of this thread, number of its first row, stream, number of its first column."""
     return d["B"], d["N"], binding.first_row, attrs["stream"], binding.part * d["N"]
 
 
