@@ -44,7 +44,8 @@ def tune(model: Model, batch_size: int = 32, *, again: bool = False) -> Table:
 
     A batch of another size uses the same choice. Kernels that would have to be compiled for it are
     compiled while training goes on with Cython's, and are taken as soon as they are there: in that
-    run, the last bits of a result depend on when that was.
+    run, the last bits of a result depend on when that was. Where threads divide a step of
+    ``train_on_batch`` in another way than one of ``fit``, it keeps Cython's kernels.
 
     Parameters
     ----------
