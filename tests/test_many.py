@@ -35,8 +35,9 @@ def different(backend="cython"):
         make(Dense(12), BatchNormalization(), Dense(1), rate=1e-3, seed=2, **options),
         make(Rescaling(0.5), Dense(1), optimizer="sgd", seed=3, **options),
         make(Dense(8, "tanh"), Dense(1), dtype="float64", seed=4, **options),
-        make(Dense(900, "relu"), Dense(900, "relu"), Dense(1), rate=1e-4, seed=5, **options),
-        make(Dense(901, "relu"), Dense(901, "relu"), Dense(1), rate=1e-4, seed=7, **options),
+        # Units that two threads can divide, and that they cannot.
+        make(Dense(900, "relu"), Dense(900), Dense(1), rate=1e-4, threads=2, seed=5, **options),
+        make(Dense(901, "relu"), Dense(901), Dense(1), rate=1e-4, threads=2, seed=7, **options),
         # Threads that divide a batch by rows sum its gradients in another order than one thread.
         make(Dense(64, "relu"), Dense(1), threads=2, seed=6, **options),
     ]
