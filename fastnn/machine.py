@@ -90,6 +90,11 @@ def meeting(threads: int) -> float:
     Cache lines are handed on meanwhile, so it tells how far from each other the processors are that
     they run on now. On Zen 4: 20 nanoseconds for two halves of one core, 50 to 100 for cores that
     share a cache, 350 for others. A virtual machine may be moved while it runs.
+
+    Raises
+    ------
+    OSError
+        The threads could not be started.
     """
     return min(executor.meeting_seconds(threads, 2000) for _ in range(3))
 

@@ -30,6 +30,7 @@ from fastnn.benchmarks import (
 from fastnn.kernels import provider
 from fastnn.kernels.formula import FORMULAS
 from fastnn.kernels.op import OPS
+from fastnn.runtime import most_threads
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of PyTorch's import are its own
 
@@ -249,6 +250,48 @@ def test_networks_with_batch_normalization_are_trained_right(peer):
     for one, other in zip(found.weights(), expected.weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-9)
     assert not np.allclose(found.weights()[0], weights[0], atol=1e-4)  # it has learnt
+
+
+class Still:
+    """A worker that always answers the same."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def ask(self, do, **arguments):
+        return self.answer
+
+
+@pytest.mark.skipif(most_threads("cython") < 2, reason="one thread only")
+def test_the_distance_between_cores_is_measured_before_each_turn_of_several_threads():
+    allowed = train_step._affinity()
+    alone, both, lost = (train_step.Outcome("fastnn", threads) for threads in (1, 2, 2))
+    for _ in range(3):
+        for outcome in (alone, both):
+            train_step.take_turn(Still({"us_per_step": 5.0, "loss": 0.1}), outcome, 0.0)
+    train_step.take_turn(Still({"loss": float("nan")}), lost, 0.0)
+    assert alone.meetings == lost.meetings == [] and lost.status == "error"
+    assert len(both.meetings) == len(both.samples) == 3
+    assert min(both.meetings) > 0
+    assert train_step._affinity() == allowed
+    assert train_step.distance([alone]) == []
+    both.meetings = [0.25, 0.05, 0.07]
+    assert "0.070 us in the median, 0.050 to 0.250" in train_step.distance([alone, both])[-1]
+
+
+def test_a_peak_that_was_measured_in_a_bad_moment_is_replaced(monkeypatch, capsys):
+    """As long as a virtual machine's processors share one core, two threads reach the half."""
+    peaks = iter([{1: 1.0}, {1: 1e6}, {1: 1.0}])
+    monkeypatch.setattr(report, "fma_peak", lambda threads, dtype: next(peaks))
+    monkeypatch.setattr(train_step, "measure", lambda network, options: [
+        train_step.Outcome("fastnn", 1, samples=[1.0] * 3)
+    ])  # fmt: skip
+    train_step.run(["--networks", "tiny,digits", "--threads", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    header = next(line for line in lines if line.startswith("| peer ")).split("|")
+    column = next(i for i, title in enumerate(header) if "of peak" in title)
+    shares = [line.split("|")[column].strip() for line in lines if line.startswith("| fastnn ")]
+    assert shares == ["0%", "0%"]  # of 1e6 GFLOP/s
 
 
 def test_curves_say_where_a_peer_is_faster():

@@ -1,4 +1,9 @@
-"""Hidden units divided among threads, each of which keeps their weights to itself."""
+"""Hidden units divided among threads, each of which keeps their weights to itself.
+
+This is tensor parallelism (Shoeybi et al., Megatron-LM: Training multi-billion parameter language
+models using model parallelism, 2019): the weights of one layer are divided by columns and those of
+the next by rows. There it is for weights beyond one processor's memory, here for its caches.
+"""
 
 from __future__ import annotations
 
@@ -111,9 +116,10 @@ def _first_layers(graph: Graph, threads: int) -> list[Node]:
         node
         for node in graph.nodes
         if node.op.name in LAYERS
-        and node.phase == "forward"
-        and all(t.region in LASTING for t in _present(node.inputs[1:3]))
-        and not any(_place(t) in needed_whole for t in _present(node.inputs[1:3]))
+        and all(
+            t.region in LASTING and _place(t) not in needed_whole
+            for t in _present(node.inputs[1:3])
+        )
     }
     found: list[Node] = []
     divided: set[Tensor] = set()
@@ -187,9 +193,8 @@ class _Division:
         moved = gathered * (self.threads - 1) // self.threads
         moved += sum(terms.shape[-1] * (self.threads - 1) for terms in self.exchanges)
         meetings = len(self.exchanges)
-        return Divided(
-            graph.substitute(swap), parts, frozenset(self.repeated), meetings, moved
-        )  # fmt: skip
+        repeated = frozenset(self.repeated)
+        return Divided(graph.substitute(swap), parts, repeated, meetings, moved)
 
     # ------------------------------------------------------------------ calls
 
