@@ -1,4 +1,4 @@
-"""Many models trained side by side: each on a thread of its own, all on the same arrays."""
+"""Many models trained side by side, all on the same arrays."""
 
 from __future__ import annotations
 
@@ -42,9 +42,8 @@ def fit_many(
     """Train many models at once on the same data: of any architectures, seeds and hyperparameters.
 
     Each model ends as ``model.fit`` alone would have left it, to the last bit. A model runs on one
-    thread while others run beside it, which no barrier slows down; those whose threads divide the
-    rows of a batch, which is part of what they compute, follow one after another. The data are
-    checked and converted once and shared.
+    thread while others run beside it, which does the work of all the threads that the model would
+    have alone, and waits for nobody. The data are checked and converted once and shared.
 
     Parameters
     ----------
@@ -62,7 +61,8 @@ def fit_many(
         loss: ``"raise"`` trains the others to their end and then raises; ``"keep"`` returns the
         epochs that it finished, fewer than it was asked for.
     threads
-        How many models run at once; the processors there are by default.
+        Threads that train, each a model at a time; the processors there are by default. Of fewer
+        models each has several.
     verbose
         1 a progress bar over all steps, 2 a line for each model that ends, 0 nothing; ``"auto"`` is
         1 on a terminal.
@@ -119,10 +119,11 @@ def fit_many(
     _refuse_shared(jobs)
     progress = _Together(verbose, sum(job.steps for job in jobs), len(jobs))
     try:
+        workers = max(1, at_once // len(jobs))
         for job in jobs:
             with _named(job.number):
-                job.prepare(shuffle, progress)
-        _run(jobs, min(at_once, len(jobs)), progress)
+                job.prepare(shuffle, progress, workers)
+        _run(jobs, min(at_once, len(jobs)), workers, progress)
     finally:
         progress.end()
     failed = [job for job in jobs if job.error is not None]
@@ -159,17 +160,11 @@ class _Job:
         network, _ = self.model._need()
         return float(self.epochs) * len(self.data) * network.size
 
-    @property
-    def divides_steps(self) -> bool:
-        """Whether threads divide its steps in a way that may decide how numbers are summed."""
-        assert self.loop is not None
-        return self.loop.runner.program.split.threads > 1
-
-    def prepare(self, shuffle: bool, progress: _Together) -> None:
-        """Compile everything that training needs."""
+    def prepare(self, shuffle: bool, progress: _Together, workers: int) -> None:
+        """Compile everything that training needs, with so many threads for each native call."""
         self.loop = self.model._loop(
             self.data, self.held_out, self.batch, range(self.epochs), shuffle, self.callbacks,
-            lambda: progress, side_by_side=True,
+            lambda: progress, workers,
         )  # fmt: skip
 
     def train(self, progress: _Together) -> None:
@@ -289,30 +284,25 @@ def _named(number: int) -> Iterator[None]:
         raise
 
 
-def _run(jobs: Sequence[_Job], threads: int, progress: _Together) -> None:
+def _run(jobs: Sequence[_Job], at_once: int, workers: int, progress: _Together) -> None:
     """Train all: the longest first, so that none is left over at the end."""
     # Here, because it brings logging along, which takes long to load.
     from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
     order = sorted(jobs, key=lambda job: -job.work)
-    places = iter(range(threads))
+    places = iter(range(0, at_once * workers, workers))
     futures: list[Future[None]] = []
     with ThreadPoolExecutor(
-        threads, thread_name_prefix="fit_many", initializer=lambda: _spread(next(places))
+        at_once, thread_name_prefix="fit_many", initializer=lambda: _spread(next(places))
     ) as pool:
         try:
-            for job in order:
-                if not job.divides_steps:
-                    futures.append(pool.submit(job.train, progress))
+            futures += [pool.submit(job.train, progress) for job in order]
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             _stop(futures, jobs)
     for future in futures:
         if not future.cancelled():
             future.result()
-    for job in order:
-        if job.divides_steps:
-            job.train(progress)
 
 
 def _spread(place: int) -> None:

@@ -351,21 +351,19 @@ class Model:
         kind: str,
         data: Data | None,
         batch: int,
-        side_by_side: bool = False,
         single: bool = False,
     ) -> Runner:
         """The runner of a purpose, compiled on first use.
 
         A runner serves batches up to the size it was compiled for; sizes rarely vary, so each has
-        its own. ``side_by_side`` with other models it has one thread, unless results would differ.
-        ``single`` steps, each a native call, are not worth copying weights to threads for.
+        its own. ``single`` steps, each a native call, are not worth copying weights to threads for.
         """
         labels = data.labels if data is not None else ()
         weighted = data is not None and data.w is not None
         mixup = data.mixup if data is not None and kind == "train" else 0.0
         optimizer = self.optimizer if kind == "train" else None
         way = (optimizer.learning_rate, optimizer.options) if optimizer is not None else ()
-        key = (kind, labels, weighted, mixup, batch, way, side_by_side, single)
+        key = (kind, labels, weighted, mixup, batch, way, single)
         with self._making:
             if key not in self._runners:
                 with_metrics = kind in ("train", "evaluate")
@@ -376,7 +374,7 @@ class Model:
                 purpose = Purpose(kind, heads, weighted, optimizer, mixup)
                 if len(self._runners) >= 16:  # sizes that keep changing must not fill the memory
                     self._runners.pop(next(iter(self._runners)))  # not used for the longest time
-                self._runners[key] = self._make_runner(purpose, batch, side_by_side, single)
+                self._runners[key] = self._make_runner(purpose, batch, single)
             self._runners[key] = runner = self._runners.pop(key)
             return runner
 
@@ -384,26 +382,22 @@ class Model:
         self._runners.clear()
         self._direct.clear()
 
-    def _make_runner(
-        self, purpose: Purpose, batch: int, side_by_side: bool = False, single: bool = False
-    ) -> Runner:
+    def _make_runner(self, purpose: Purpose, batch: int, single: bool = False) -> Runner:
         chain, state = self._need()
-        program_for = partial(
-            compile_program,
+        program = compile_program(
             chain,
             purpose,
             batch=batch,
             dtype=self._dtype,
+            threads=self._most_threads(),
             steps=1 if single else CALL_STEPS,
             forced=self.threads is not None,
             any_threads=self.deterministic == "any-threads",
         )
-        program = program_for(threads=self._most_threads())
-        # Measured choices are for the threads that they were measured with.
-        if side_by_side and program.split.mode == "split" and not self._choices:
-            program = program_for(threads=1, terms=program.split.threads)
         with said("numba", self._says and bool(self.backend == "numba" or self._choices)):
-            return make_runner(program, state, self.backend, self._choices)
+            return make_runner(
+                program, state, self.backend, self._choices, paced=self.threads is None
+            )
 
     def _most_threads(self) -> int:
         return self.threads or min(available_threads(), most_threads(self.backend))
@@ -613,16 +607,16 @@ class Model:
         shuffle: bool,
         listed: list[callback_module.Callback],
         progress: Callable[[], Progress],
-        side_by_side: bool = False,
+        workers: int | None = None,
     ) -> Loop:
         """A call of ``fit``, ready to run."""
-        renewed = partial(self._runner, "train", data, batch, side_by_side)
+        renewed = partial(self._runner, "train", data, batch)
         runner = renewed()  # what it says of compiling comes before the progress bar
-        validate = self._validator(held_out, side_by_side)
+        validate = self._validator(held_out, workers)
         self.history = History()
         return Loop(
             self, runner, renewed, data, batch, epochs.stop, epochs.start, bool(shuffle), listed,
-            validate, progress(), self.history,
+            validate, progress(), self.history, workers,
         )  # fmt: skip
 
     def _hold_out(self, data: Data, split: float, stratify: bool) -> tuple[Data, Data | None]:
@@ -643,14 +637,14 @@ class Model:
         return data.take(train), data.take(held_out)
 
     def _validator(
-        self, held_out: Data | None, side_by_side: bool = False
+        self, held_out: Data | None, workers: int | None = None
     ) -> Callable[[], dict[str, float]] | None:
         """What evaluates held-out data; its program is compiled at once, not within an epoch."""
         if held_out is None:
             return None
         batch = min(EVALUATION_BATCH, len(held_out))
-        self._runner("evaluate", held_out, batch, side_by_side)
-        return partial(self._evaluate, held_out, None, side_by_side)
+        self._runner("evaluate", held_out, batch)
+        return partial(self._evaluate, held_out, None, workers)
 
     @staticmethod
     def _batch(batch_size: int | None, n: int) -> int:
@@ -829,12 +823,12 @@ class Model:
         return self._evaluate(self._prepare(X, y, sample_weight), batch_size)
 
     def _evaluate(
-        self, data: Data, batch_size: int | None, side_by_side: bool = False
+        self, data: Data, batch_size: int | None, workers: int | None = None
     ) -> dict[str, float]:
         batch = min(batch_size or EVALUATION_BATCH, len(data))
-        runner = self._runner("evaluate", data, batch, side_by_side)
+        runner = self._runner("evaluate", data, batch)
         totals = np.zeros((1, len(runner.program.sums)))
-        runner.run_all(data.feeds, totals, rows=len(data), batch=batch)
+        runner.run_all(data.feeds, totals, rows=len(data), batch=batch, workers=workers)
         return summarise(runner, totals[0], len(data))
 
     def predict(self, X: Any, *, batch_size: int | None = None) -> Any:

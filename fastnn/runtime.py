@@ -25,6 +25,7 @@ from .kernels.aot import executor
 from .kernels.formula import FORMULAS
 from .kernels.op import BATCH, Binding, Op, Shape
 from .kernels.ref.random import shuffled
+from .pace import TRIAL, Pace
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -118,6 +119,7 @@ class _Span:
     seconds: float
     times: np.ndarray | None
     update: bool
+    workers: int | None
 
 
 class Runner:
@@ -155,28 +157,39 @@ class Runner:
         seconds: float = 1e9,
         times: np.ndarray | None = None,
         update: bool = True,
+        workers: int | None = None,
     ) -> tuple[int, int]:
         """Run steps ``first`` to ``last`` of batches of ``batch`` out of ``rows`` rows.
 
         Sums are added to ``totals`` (epochs, sums) and seconds per call to ``times``. Without
-        ``update`` nothing is changed. Returns how the run ended (``FINISHED``, ``OUT_OF_TIME``,
-        ``NOT_FINITE``) and the next step, or the one whose loss is lost.
+        ``update`` nothing is changed. So many ``workers``, at most one for each, do the work of the
+        program's threads; by default the runner chooses. Returns how the run ended (``FINISHED``,
+        ``OUT_OF_TIME``, ``NOT_FINITE``) and the next step, or the one whose loss is lost.
         """
         with self.lock:
-            span = _Span(rows, batch, first, last, order, seconds, times, update)
+            span = _Span(rows, batch, first, last, order, seconds, times, update, workers)
             return self._run(feeds, totals, span)
 
     def _run(self, feeds: Feeds, totals: np.ndarray, span: _Span) -> tuple[int, int]:
         raise TypeError("a runner defines _run()")
 
-    def run_all(self, feeds: Feeds, totals: np.ndarray, *, rows: int, batch: int) -> None:
+    def run_all(
+        self,
+        feeds: Feeds,
+        totals: np.ndarray,
+        *,
+        rows: int,
+        batch: int,
+        workers: int | None = None,
+    ) -> None:
         """Run over all rows once, in slices that leave Python time to handle signals."""
         steps = -(-rows // batch)
         step = 0
         while step < steps:
             status, step = self.run(
-                feeds, totals, rows=rows, batch=batch, first=step, last=steps, seconds=SLICE
-            )
+                feeds, totals, rows=rows, batch=batch, first=step, last=steps, seconds=SLICE,
+                workers=workers,
+            )  # fmt: skip
             # A loss that is not finite is a result here: go on.
             step += status == NOT_FINITE
 
@@ -310,7 +323,8 @@ class NativeRunner(Runner):
     """Runs a program with compiled kernels: whole epochs in one call, without the GIL.
 
     ``others`` names calls whose kernels come from another provider. Those that are not compiled yet
-    are compiled by a thread of their own, and take their places between two runs.
+    are compiled by a thread of their own, and take their places between two runs. A ``paced``
+    runner measures whether a program's threads gain anything just now, instead of taking all.
     """
 
     def __init__(
@@ -319,6 +333,7 @@ class NativeRunner(Runner):
         state: State,
         kernels: provider.Provider,
         others: Mapping[int, provider.Provider] | None = None,
+        paced: bool = False,
     ) -> None:
         others = others or {}
         scratch = max(k.scratch_bytes for k in (kernels, *others.values()))
@@ -361,6 +376,7 @@ class NativeRunner(Runner):
         self._chosen = {
             i: (self._kernel(node, kernels), kernels.name) for i, node in enumerate(program.nodes)
         }
+        self._pace = Pace(split.threads) if paced and split.threads > 1 else None
         self._arrived: dict[int, int] = {}
         self._others = others
         if others:
@@ -669,6 +685,26 @@ class NativeRunner(Runner):
         return table, self._places[rows][1]
 
     def _run(self, feeds: Feeds, totals: np.ndarray, span: _Span) -> tuple[int, int]:
+        pace = self._pace
+        if pace is None or span.workers or span.times is not None:
+            return self._run_with(span.workers or 0, feeds, totals, span)
+        if pace.is_due:
+            began = perf_counter()
+            brief = replace(span, seconds=min(TRIAL, span.seconds))
+            status, step = self._run_with(pace.other, feeds, totals, brief)
+            seconds = perf_counter() - began
+            pace.tried(step - span.first, seconds)
+            if status != OUT_OF_TIME or seconds >= span.seconds:
+                return status, step
+            span = replace(span, first=step, seconds=span.seconds - seconds)
+        began = perf_counter()
+        status, step = self._run_with(pace.workers, feeds, totals, span)
+        pace.went(step - span.first, perf_counter() - began)
+        return status, step
+
+    def _run_with(
+        self, workers: int, feeds: Feeds, totals: np.ndarray, span: _Span
+    ) -> tuple[int, int]:
         # Memory for exchanges takes turns over whole steps.
         assert span.update or not self.program.by_units or span.last - span.first <= 1
         if self._arrived:
@@ -702,6 +738,7 @@ class NativeRunner(Runner):
                 progress=self.progress,
                 views=(views, partial_views),
                 moves=self._moves,
+                workers=min(workers, self.program.split.threads),
             )
 
 
@@ -749,17 +786,23 @@ def blas_threads(limited: bool) -> AbstractContextManager[None]:
 
 
 def make_runner(
-    program: Program, state: State, backend: str, choices: Mapping[str, str] | None = None
+    program: Program,
+    state: State,
+    backend: str,
+    choices: Mapping[str, str] | None = None,
+    paced: bool = False,
 ) -> Runner:
     """The runner of a backend, for one program over one model's state.
 
-    ``choices`` are providers by the signature of a call, where they are not the backend's own.
+    ``choices`` are providers by the signature of a call, where they are not the backend's own;
+    ``paced`` as in `NativeRunner`.
     """
     program.verify()
     if backend == "numpy":
         return NumpyRunner(program, state)
     if backend != "cython":
-        runner = NativeRunner(program, state, provider.BY_NAME[backend](program.dtype))
+        kernels = provider.BY_NAME[backend](program.dtype)
+        runner = NativeRunner(program, state, kernels, paced=paced)
         runner.table(program.batch)  # everything is compiled now
         return runner
     signatures = enumerate(signature(node, program) for node in program.nodes)
@@ -768,7 +811,7 @@ def make_runner(
         for i, name in signatures
         if choices and choices.get(name, "cython") != "cython"
     }
-    return NativeRunner(program, state, provider.cython(program.dtype), others)
+    return NativeRunner(program, state, provider.cython(program.dtype), others, paced)
 
 
 def signature(node: Node, program: Program) -> str:

@@ -170,6 +170,7 @@ class Loop:
     validate: Callable[[], dict[str, float]] | None
     progress: Progress
     history: History
+    workers: int | None = None
     keep_snapshot: bool = True
 
     def __post_init__(self) -> None:
@@ -248,6 +249,7 @@ class Loop:
                 first=first,
                 last=last,
                 order=self.order,
+                workers=self.workers,
                 **({"seconds": SLICE} | options),
             )
 

@@ -95,18 +95,7 @@ def test_long_sums_of_a_layer_that_threads_share():
     fnn.fit_many([together, make(Dense(10, "softmax"), loss="cross_entropy")], X, y, verbose=0)
     alone.fit(X, y, verbose=0)
     assert [r.program.split.mode for r in alone._runners.values()] == ["split"]
-    assert [r.program.split.mode for r in together._runners.values()] == ["one"]
     assert_same(together, alone)
-
-
-def test_measured_choices_keep_their_threads():
-    X, y = data()
-    model = make(fnn.Input(6), Dense(40, "relu"), Dense(1), threads=2, deterministic="any-threads")
-    prepared = model._prepare(X, y, None)
-    assert model._runner("train", prepared, 64, side_by_side=True).program.split.mode == "one"
-    model._forget_runners()
-    model._choices = {"a call": "cython"}
-    assert model._runner("train", prepared, 64, side_by_side=True).program.split.mode == "split"
 
 
 def test_training_goes_on_where_it_ended():
@@ -143,8 +132,26 @@ def test_models_run_at_the_same_time():
             meeting.wait()
 
     X, y = data()
-    models = [make(Dense(4), Dense(1), seed=i) for i in range(2)]
-    fnn.fit_many(models, X, y, callbacks=lambda model: [Meet()], threads=2, verbose=0)
+    for threads in (1, 2):  # that each model would have alone
+        models = [make(Dense(32), Dense(1), seed=i, threads=threads) for i in range(2)]
+        fnn.fit_many(models, X, y, callbacks=lambda model: [Meet()], threads=2, verbose=0)
+
+
+@pytest.mark.parametrize("threads, workers", [(1, 1), (2, 1), (4, 2), (9, 4)])
+def test_few_models_have_the_rest_of_the_threads(threads, workers, monkeypatch):
+    """What each model's native calls are given, of which its program may use fewer."""
+    seen = set()
+    original = fnn.runtime.Runner.run
+
+    def spy(self, *args, workers=None, **options):
+        seen.add(workers)
+        return original(self, *args, workers=workers, **options)
+
+    monkeypatch.setattr(fnn.runtime.Runner, "run", spy)
+    X, y = data()
+    models = [make(Dense(32), Dense(1), seed=i, threads=2) for i in range(2)]
+    fnn.fit_many(models, X, y, validation_data=(X, y), threads=threads, verbose=0)
+    assert seen == {workers}
 
 
 def test_callbacks_are_those_of_each_model():

@@ -279,14 +279,13 @@ def compile_program(
     steps: int = 1,
     forced: bool = False,
     any_threads: bool = False,
-    terms: int | None = None,
 ) -> Program:
     """Compile a network for one purpose and batches of up to ``batch`` rows.
 
     ``threads`` is the most that may be used, or, when ``forced``, the number to use; ``steps`` are
     expected of a native call at least.
     ``any_threads`` asks for results that do not depend on the number of threads, which rules out
-    giving each thread its own rows. ``terms`` asks one thread for the sums of so many.
+    giving each thread its own rows.
     """
     graph = fuse(build_graph(network, purpose))
     updated, item = fuse_update(graph, batch), item_size("real", dtype)
@@ -331,8 +330,8 @@ def compile_program(
         )
     if split.mode != "shard":
         graph = updated
-    if (split.mode == "split" or terms) and not any_threads:
-        graph = divide_inputs(graph, batch, terms or split.threads, item)
+    if split.mode == "split" and not any_threads:
+        graph = divide_inputs(graph, batch, split.threads, item)
     return _program(graph, network, purpose, batch, dtype, split)
 
 

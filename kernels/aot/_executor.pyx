@@ -127,7 +127,8 @@ ctypedef struct Sum:
 
 ctypedef struct Job:
     Team team
-    int threads
+    int threads         # of the program: how its work and its sums are divided
+    int workers         # of the system, which do it
     int split           # threads share every call; else each runs all of them for itself
     Call* tables[2]             # a whole batch's and the last, smaller one's: [thread][call]
     int64_t calls, compute      # calls of one thread; how many of them come before the update
@@ -201,22 +202,43 @@ cdef int take_sums(Job* job, int thread, int64_t rows, int64_t epoch) noexcept n
     return finite
 
 
-cdef inline void execute(Job* job, const Call* call, int64_t index, int thread) noexcept nogil:
-    """A thread's part of one call."""
+ctypedef struct Worker:
+    Job* job
+    int low, high       # its threads of the program
+
+
+cdef inline Worker worker_of(Job* job, int worker) noexcept nogil:
+    """A worker is a thread of the system. It does the work of some of the program's threads, call
+    by call, so that how many workers there are changes no result."""
+    cdef Worker w
+    w.job = job
+    w.low = job.threads * worker // job.workers
+    w.high = job.threads * (worker + 1) // job.workers
+    return w
+
+
+cdef inline void execute(const Worker* w, const Call* table, int64_t index) noexcept nogil:
+    """A worker's part of one call."""
+    cdef Job* job = w.job
+    cdef const Call* call = table + w.low * job.calls + index
     cdef int divided = job.split or call.shared
+    cdef int thread
     if call.kernel == NULL:  # what it would copy is read where it lies
         return
     if call.waits:
         team_barrier(&job.team)
-    call.kernel(call, thread if divided else 0, job.threads if divided else 1)
-    look_at_clock(job, index, thread)
+    for thread in range(w.low, w.high):
+        call.kernel(call, thread if divided else 0, job.threads if divided else 1)
+        call += job.calls
+    look_at_clock(w, index)
 
 
-cdef inline void look_at_clock(Job* job, int64_t index, int thread) noexcept nogil:
-    """On thread 0, if times are asked for: what passed since the last look is a call's time, with
+cdef inline void look_at_clock(const Worker* w, int64_t index) noexcept nogil:
+    """On worker 0, if times are asked for: what passed since the last look is a call's time, with
     the wait for other threads before it (and, of the last, after it)."""
     cdef double now
-    if job.times == NULL or thread != 0:
+    cdef Job* job = w.job
+    if job.times == NULL or w.low != 0:
         return
     now = team_now()
     if index >= 0:
@@ -224,27 +246,29 @@ cdef inline void look_at_clock(Job* job, int64_t index, int thread) noexcept nog
     job.looked = now
 
 
-cdef void work(void* shared, int thread) noexcept nogil:
+cdef void work(void* shared, int worker) noexcept nogil:
     # Averages of gradients that have ended decay through the subnormal numbers, where every
     # operation takes a hundred times as long; they are zero for all that training can see.
     cdef uint64_t before = flush_subnormals()
     cdef Job* job = <Job*>shared
-    move(job, thread, 0)
-    run_steps(job, thread)
+    cdef Worker w = worker_of(job, worker)
+    move(&w, 0)
+    run_steps(&w)
     if job.update and job.n_moves:
         # If one has lost the loss, another may have gone on with what it had not finished.
         team_barrier(&job.team)
         if not team_is_over(&job.team):
-            move(job, thread, 1)
+            move(&w, 1)
     restore_rounding(before)
 
 
-cdef void move(Job* job, int thread, int back) noexcept nogil:
-    """Copy a thread's parts of arrays to its own memory, or back."""
+cdef void move(const Worker* w, int back) noexcept nogil:
+    """Copy the threads' parts of arrays to their own memory, or back."""
+    cdef Job* job = w.job
     cdef const Move* m
     cdef int64_t i, row
-    for i in range(job.n_moves):
-        m = job.moves + thread * job.n_moves + i
+    for i in range(w.low * job.n_moves, w.high * job.n_moves):
+        m = job.moves + i
         if back and not m.returns:
             continue
         for row in range(m.rows):
@@ -254,49 +278,63 @@ cdef void move(Job* job, int thread, int back) noexcept nogil:
                 memcpy(m.own + row * m.row_bytes, m.whole + row * m.stride, m.row_bytes)
 
 
-cdef void run_steps(Job* job, int thread) noexcept nogil:
-    cdef Step* step = job.steps + thread
+cdef void begin(const Worker* w, Call* table, const View* views, int64_t s,
+                int64_t per_epoch) noexcept nogil:
+    """What changes from step to step, for each of a worker's threads."""
+    cdef Job* job = w.job
+    cdef int64_t first = s % per_epoch * job.batch
+    cdef int64_t v
+    cdef const View* view
+    cdef int thread
+    for thread in range(w.low, w.high):
+        job.steps[thread].step = job.updates + s
+        job.steps[thread].first = first
+        job.steps[thread].rows = min(job.batch, job.rows - first)
+        for v in range(job.n_views):
+            view = views + thread * job.n_views + v
+            table[thread * job.calls + view.call].buffers[view.operand] = (
+                view.start + first * view.row_bytes + (s & 1) * view.alternates
+            )
+
+
+cdef void run_steps(const Worker* w) noexcept nogil:
+    cdef Job* job = w.job
     cdef Call* table
-    cdef const View* views
     cdef int64_t per_epoch = (job.rows + job.batch - 1) // job.batch
     cdef int64_t s, epoch, c, stop
+    cdef int thread, smaller
     for s in range(job.first, job.last):
         epoch = s // per_epoch
-        step.first = (s - epoch * per_epoch) * job.batch
-        step.rows = min(job.batch, job.rows - step.first)
-        step.step = job.updates + s
-        if job.order != NULL and (s == job.first or step.first == 0):
+        if job.order != NULL and (s == job.first or s == epoch * per_epoch):
             # (Another may still be at the end of a step, where nobody reads the order any more.)
-            if thread == 0 and job.order_epoch[0] != job.epochs + epoch:
+            if w.low == 0 and job.order_epoch[0] != job.epochs + epoch:
                 shuffle_rows(job.seed, <uint32_t>(job.epochs + epoch), job.rows, job.keys,
                              job.order, job.order + job.rows)
                 job.order_epoch[0] = job.epochs + epoch
             team_barrier(&job.team)
-        table = job.tables[step.rows != job.batch] + thread * job.calls
-        views = job.views[step.rows != job.batch] + thread * job.n_views
-        for c in range(job.n_views):
-            table[views[c].call].buffers[views[c].operand] = (
-                views[c].start + step.first * views[c].row_bytes + (s & 1) * views[c].alternates
-            )
-        look_at_clock(job, -1, thread)
+        smaller = (s - epoch * per_epoch + 1) * job.batch > job.rows
+        table = job.tables[smaller]
+        begin(w, table, job.views[smaller], s, per_epoch)
+        look_at_clock(w, -1)
         for c in range(job.compute):
-            execute(job, table + c, c, thread)
+            execute(w, table, c)
         if not job.apart:
             team_barrier(&job.team)
-        if job.threads > 1:
-            look_at_clock(job, job.compute - 1, thread)
-        if not take_sums(job, thread, step.rows, epoch):
-            job.status = 2
-            team_end(&job.team)
-            return
+        if job.workers > 1:
+            look_at_clock(w, job.compute - 1)
+        for thread in range(w.low, w.high if job.apart else w.low + 1):
+            if not take_sums(job, thread, job.steps[thread].rows, epoch):
+                job.status = 2
+                team_end(&job.team)
+                return
         # Somebody else may have changed the data between one thread's look and another's.
         if job.apart and team_is_over(&job.team):
             return
         if job.update:
-            look_at_clock(job, -1, thread)
+            look_at_clock(w, -1)
             for c in range(job.compute, job.calls):
-                execute(job, table + c, c, thread)
-        if thread == 0:
+                execute(w, table, c)
+        if w.low == 0:
             if job.update:
                 job.progress[0] = s + 1
             # Threads that are apart stop a step later: all have met by then, and know.
@@ -305,8 +343,8 @@ cdef void run_steps(Job* job, int thread) noexcept nogil:
                 team_tell(&job.stop, s + job.apart)
         if not job.apart:
             team_barrier(&job.team)
-        if job.update and job.threads > 1:
-            look_at_clock(job, job.calls - 1, thread)
+        if job.update and job.workers > 1:
+            look_at_clock(w, job.calls - 1)
         stop = team_told(&job.stop)
         if 0 <= stop <= s:
             return
@@ -316,7 +354,7 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
         int64_t rows, int64_t batch, int64_t first, int64_t last, int64_t updates=0,
         int64_t epochs=0, uint64_t seed=0, int64_t[::1] order=None, uint32_t[::1] keys=None,
         int64_t[::1] order_epoch=None, double seconds=1e9, double[::1] times=None,
-        bint update=True, int64_t[::1] progress=None, views=None, moves=None):
+        bint update=True, int64_t[::1] progress=None, views=None, moves=None, int workers=0):
     """Run steps ``first`` to ``last`` and return ``(status, next step)``.
 
     ``full`` and ``partial`` are CALL arrays of shape (threads, calls) for a whole and for the last
@@ -326,7 +364,8 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
     left out. ``moves``, a MOVE array of shape (threads, moves), is what threads copy to memory of
     their own before the first step, and back after the last. After ``seconds`` the run ends before
     its next step, or the one after that; without ``update`` only the first ``compute`` calls run.
-    ``progress`` holds the next step at any time. The GIL is released throughout.
+    ``progress`` holds the next step at any time. ``workers``, as many as there are threads by
+    default, may be fewer: results stay the same. The GIL is released throughout.
     """
     cdef Job job
     cdef int error, thread
@@ -343,6 +382,8 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
     assert len(sums) in (1, len(full))
     assert 0 <= first and last <= totals.shape[0] * ((rows + batch - 1) // batch) and batch > 0
     job.threads = <int>len(steps)
+    job.workers = workers or job.threads
+    assert 0 < job.workers <= job.threads
     job.split = split
     job.tables[0] = <Call*>address_of(full)
     job.tables[1] = <Call*>address_of(partial)
@@ -386,9 +427,9 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
     job.status = 0
     with nogil:
         job.deadline = team_now() + seconds
-        error = team_run(&job.team, job.threads, work, &job)
+        error = team_run(&job.team, job.workers, work, &job)
     if error:
-        raise OSError(error, f"could not start {job.threads} threads")
+        raise OSError(error, f"could not start {job.workers} threads")
     return job.status, progress[0]
 
 
