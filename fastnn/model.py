@@ -49,7 +49,7 @@ DTYPES = ("float32", "float64")
 EVALUATION_BATCH = 512
 
 #: Steps that a native call is expected to have at least, where it is not of a single one.
-CALL_STEPS = 20
+CALL_STEPS = 50
 
 
 class Model:

@@ -367,10 +367,11 @@ class NativeRunner(Runner):
                 entry["values"] = address_of(results) + plan.offsets[result.tensor]
                 entry["count"] = -1 if result.per_row else result.tensor.shape[0]
                 entry["is_loss"] = result.is_loss
-        self._tables: dict[int, np.ndarray] = {}
+        #: By number of rows, and whether one worker does what all threads would repeat only once.
+        self._tables: dict[tuple[int, bool], np.ndarray] = {}
         self._meetings: dict[tuple[int, ...], list[bool]] = {}
         #: Where the user's arrays lay when a table was last pointed at them, and what it views.
-        self._places: dict[int, tuple[tuple[bool, list[tuple[Any, ...]]], np.ndarray]] = {}
+        self._places: dict[tuple[int, bool], tuple[Any, np.ndarray]] = {}
         self.progress = np.zeros(1, np.int64)
         #: Of each call, the kernel's address and the name of its provider.
         self._chosen = {
@@ -418,9 +419,15 @@ class NativeRunner(Runner):
 
     def _take(self, i: int, kernel: int) -> None:
         self._chosen[i] = kernel, self._others[i].name
-        for table in self._tables.values():
-            table["kernel"][:, i] = kernel
+        for (_, once), table in self._tables.items():
+            table["kernel"][: self._runs(i, once), i] = kernel
         self._places.clear()
+
+    def _runs(self, i: int, once: bool) -> int:
+        """How many threads run a call. (What only prepares a step is for each of them.)"""
+        node = self.program.nodes[i]
+        repeated = i in self.program.repeated and (node.outputs or node.op.writes)
+        return 1 if once and repeated else self.program.split.threads
 
     def _compile(self, calls: Sequence[int]) -> None:
         arrived, failed = {}, []
@@ -443,7 +450,9 @@ class NativeRunner(Runner):
     def gradients(self) -> np.ndarray:
         return self._gradients[: self.program.gradients]
 
-    def _address(self, tensor: Tensor, shard: int, first_row: int) -> int:
+    def _address(self, tensor: Tensor, shard: int, first_row: int, once: bool = False) -> int:
+        if once and tensor in self.program.common:
+            shard = 0
         flat = tensor.offset * self._item
         match tensor.region:
             case "arena":
@@ -488,20 +497,24 @@ class NativeRunner(Runner):
                     ))  # fmt: skip
         return np.array(moves, executor.MOVE).reshape(self.program.split.threads, -1)
 
-    def table(self, rows: int) -> np.ndarray:
-        """The calls for a batch of ``rows`` rows, one line per thread."""
-        if rows not in self._tables:
+    def table(self, rows: int, once: bool = False) -> np.ndarray:
+        """The calls for a batch of ``rows`` rows, one line per thread.
+
+        What all threads repeat is done ``once``, if the same worker would do it for each.
+        """
+        if (rows, once) not in self._tables:
             threads = self.program.split.threads
             table = np.zeros((threads, len(self.program.nodes)), executor.CALL)
             for thread in range(threads):
                 shard, first, span = self._part(rows, thread)
                 step = address_of(self._steps) + thread * self._steps.itemsize
                 table[thread]["step"] = step
-                table[thread]["kernel"] = [kernel for kernel, _ in self._chosen.values()]
+                for i, (kernel, _) in self._chosen.items():
+                    table[thread]["kernel"][i] = kernel if thread < self._runs(i, once) else 0
                 for call, node in zip(table[thread], self.program.nodes, strict=True):
-                    self._bind(call, node, shard, first, span)
-            self._tables[rows] = table
-        return self._tables[rows]
+                    self._bind(call, node, shard, first, span, once)
+            self._tables[rows, once] = table
+        return self._tables[rows, once]
 
     def _part(self, rows: int, thread: int) -> tuple[int, int, int]:
         """Of a batch of so many rows, a thread's arena, its first row and how many it has."""
@@ -515,7 +528,9 @@ class NativeRunner(Runner):
         """Whether threads that each run all calls divide the work of this one."""
         return op.shared and not self.program.by_units
 
-    def _bind(self, call: Any, node: Node, shard: int, first: int, rows: int) -> None:
+    def _bind(
+        self, call: Any, node: Node, shard: int, first: int, rows: int, once: bool
+    ) -> None:
         op = node.op
         shared = self._is_shared(op)
         if shared:  # the threads divide one call among them: it is the same for all
@@ -523,7 +538,7 @@ class NativeRunner(Runner):
         call["shared"] = shared
         for i, tensor in enumerate(node.operands):
             if tensor is not None:
-                call["buffers"][i] = self._address(tensor, shard, first)
+                call["buffers"][i] = self._address(tensor, shard, first, once)
         shapes = [concrete(t.shape, rows) if t is not None else None for t in node.operands]
         divided = self.program.by_units and not self.program.is_repeated(node)
         binding = Binding(first_row=first, copies=self._shards, part=shard if divided else 0)
@@ -632,7 +647,9 @@ class NativeRunner(Runner):
             buffers[:, i, j] = address_of(array)
             sizes[:, i, 3:6] = _CODES.get(array.dtype, 0), array.strides[0], array.strides[-1]
 
-    def _views(self, table: np.ndarray, rows: int, feeds: Feeds, ordered: bool) -> np.ndarray:
+    def _views(
+        self, table: np.ndarray, rows: int, once: bool, feeds: Feeds, ordered: bool
+    ) -> np.ndarray:
         """Where calls find what moves from step to step, a line per thread.
 
         Where rows are taken in order and as they lie, nothing is copied: who would read the copy
@@ -644,7 +661,7 @@ class NativeRunner(Runner):
             array = feeds[name]
             as_it_lies = array.flags.c_contiguous and array.flags.aligned
             view = ordered and as_it_lies and array.dtype == dtype
-            table["kernel"][:, i] = 0 if view else self._chosen[i][0]
+            table["kernel"][: self._runs(i, once), i] = 0 if view else self._chosen[i][0]
             left_out += (i,) if view else ()
             row_bytes = array.nbytes // len(array)
             for thread, lines in enumerate(views):
@@ -654,7 +671,8 @@ class NativeRunner(Runner):
                         start = address_of(array) + first * row_bytes
                         lines.append((call, j, start, row_bytes, 0))
                     else:
-                        table["buffers"][thread, call, j] = self._address(copy, shard, first)
+                        place = self._address(copy, shard, first, once)
+                        table["buffers"][thread, call, j] = place
         # Two pieces of memory take turns, and after an odd number of them also from step to step.
         room, odd = self.program.exchanged, len({t.slot for *_, t in self._exchanges}) % 2
         for i, j, tensor in self._exchanges:
@@ -673,16 +691,18 @@ class NativeRunner(Runner):
             self._meetings[left_out] = waits(self.program, left_out)
         return self._meetings[left_out]
 
-    def _fed(self, rows: int, feeds: Feeds, ordered: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _fed(
+        self, rows: int, feeds: Feeds, ordered: bool, once: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The calls for a batch, pointed at the user's arrays, and what they view of these."""
-        table = self.table(rows)
+        table, key = self.table(rows, once), (rows, once)
         arrays = [(a.dtype, a.shape, a.strides, address_of(a)) for a in feeds.values()]
         place = ordered, arrays
-        if rows not in self._places or self._places[rows][0] != place:
-            self._places.pop(rows, None)  # until all of this is done
+        if key not in self._places or self._places[key][0] != place:
+            self._places.pop(key, None)  # until all of this is done
             self._feed(table, feeds)
-            self._places[rows] = place, self._views(table, rows, feeds, ordered)
-        return table, self._places[rows][1]
+            self._places[key] = place, self._views(table, rows, once, feeds, ordered)
+        return table, self._places[key][1]
 
     def _run(self, feeds: Feeds, totals: np.ndarray, span: _Span) -> tuple[int, int]:
         pace = self._pace
@@ -711,14 +731,16 @@ class NativeRunner(Runner):
             self._take_arrived()
         order, ordered = span.order, span.order is None
         whole, rest = min(span.batch, span.rows), span.rows % span.batch
-        full, views = self._fed(whole, feeds, ordered)
-        partial, partial_views = self._fed(rest, feeds, ordered) if rest else (full, views)
+        once = workers == 1 and self.program.by_units
+        full, views = partial, partial_views = self._fed(whole, feeds, ordered, once)
+        if rest:
+            partial, partial_views = self._fed(rest, feeds, ordered, once)
         with blas_threads("blas" in self.providers):
             return executor.run(
                 full,
                 partial,
                 self._steps,
-                self._sums,
+                self._sums[:1] if once else self._sums,
                 totals,
                 compute=self.program.compute,
                 split=self.program.split.mode == "split",

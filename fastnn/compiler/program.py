@@ -103,6 +103,12 @@ class Program:
     def _repeated(self) -> set[Node]:
         return {self.nodes[i] for i in self.repeated}
 
+    @cached_property
+    def common(self) -> frozenset[Tensor]:
+        """What all threads that divide the units make, each for itself, with the same numbers."""
+        made = (t for node in self._repeated for t in node.outputs if t is not None)
+        return frozenset(t for t in made if t.region in ("arena", "rows"))
+
     @property
     def _operands(self) -> Iterator[Tensor | None]:
         return (t for node in self.nodes for t in node.operands)

@@ -5,8 +5,9 @@ which the update pass sums: two barriers a step, but the gradients are written a
 thread. *split*: threads share each op, and meet where one needs what another has done. *units*:
 each thread has its part of the units of every other hidden layer with all their weights, and they
 meet for the sums behind these (`units.py`). The estimate below needs to be right only about which
-of the four is best; where the gain is doubtful one thread does the work, for more threads must
-never be slower. So it counts a barrier for every call, although there are fewer.
+of the four is best: it decides how numbers are summed, so it must not depend on what is measured.
+Where the gain is doubtful one thread does the work; where two threads gain nothing just now, one
+does the work of both (`fastnn.pace`). A barrier is counted for every call, although there are fewer.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ FLOPS = 1e11  # of one thread, in the products of a training step
 BYTES = 1e10  # per second and thread, to and from memory beyond the caches
 HANDED = 8e9  # per second, from one thread to another (Zen 4: 14e9 in a cluster of cores, else 3e9)
 BARRIER = 1.5e-6  # seconds for threads to meet
+MEETING = 5e-7  # the same for those that come from equal shares of the units with nothing else to do
 LEAST_GAIN = 1.25  # over one thread, by the estimate
 
 
@@ -83,10 +85,9 @@ def choose(
         # Each thread's products are lower, which costs a little; gradients pass once per thread.
         candidates["shard"] = alone / threads + 2 * BARRIER + gradient_traffic
     if units is not None:
-        # With three barriers more, rows are divided where that was measured to be faster.
-        meeting = (units.meetings + 3) * BARRIER
         copies = units.copied / BYTES / steps
-        candidates["units"] = alone * units.share + meeting + units.moved / HANDED + copies
+        handed_on = units.meetings * MEETING + units.moved / HANDED
+        candidates["units"] = alone * units.share + handed_on + copies
     mode = min(candidates, key=lambda m: candidates[m])
     gain = alone / candidates[mode] if candidates[mode] else 1.0
     if gain < LEAST_GAIN and not forced:

@@ -228,7 +228,8 @@ cdef inline void execute(const Worker* w, const Call* table, int64_t index) noex
     if call.waits:
         team_barrier(&job.team)
     for thread in range(w.low, w.high):
-        call.kernel(call, thread if divided else 0, job.threads if divided else 1)
+        if call.kernel != NULL:  # where all threads would do the same, one worker does it once
+            call.kernel(call, thread if divided else 0, job.threads if divided else 1)
         call += job.calls
     look_at_clock(w, index)
 
