@@ -253,7 +253,9 @@ class Model:
             ``"numpy"`` (readable, the baseline), or ``"auto"``: ``"cython"``, and after `fnn.tune`
             for each call what was measured to be fastest.
         threads
-            Threads to use; None lets the compiler choose, and ``explain`` says what it chose.
+            Threads to use. None lets the compiler choose how many divide a step, and ``explain``
+            says what it chose. While they train it is measured whether they gain anything just now:
+            if not (a busy machine, cores far apart), one does the work of all, to the same bits.
         dtype
             ``"float32"`` or ``"float64"``.
         deterministic

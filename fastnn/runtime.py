@@ -529,7 +529,7 @@ class NativeRunner(Runner):
         return op.shared and not self.program.by_units
 
     def _bind(
-        self, call: Any, node: Node, shard: int, first: int, rows: int, once: bool
+        self, call: Any, node: Node, shard: int, first: int, rows: int, once: bool = False
     ) -> None:
         op = node.op
         shared = self._is_shared(op)

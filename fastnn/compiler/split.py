@@ -20,7 +20,9 @@ FLOPS = 1e11  # of one thread, in the products of a training step
 BYTES = 1e10  # per second and thread, to and from memory beyond the caches
 HANDED = 8e9  # per second, from one thread to another (Zen 4: 14e9 in a cluster of cores, else 3e9)
 BARRIER = 1.5e-6  # seconds for threads to meet
-MEETING = 5e-7  # the same for those that come from equal shares of the units with nothing else to do
+MEETING = (
+    5e-7  # the same for those that come from equal shares of the units with nothing else to do
+)
 LEAST_GAIN = 1.25  # over one thread, by the estimate
 
 
