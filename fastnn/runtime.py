@@ -450,9 +450,7 @@ class NativeRunner(Runner):
     def gradients(self) -> np.ndarray:
         return self._gradients[: self.program.gradients]
 
-    def _address(self, tensor: Tensor, shard: int, first_row: int, once: bool = False) -> int:
-        if once and tensor in self.program.common:
-            shard = 0
+    def _address(self, tensor: Tensor, shard: int, first_row: int) -> int:
         flat = tensor.offset * self._item
         match tensor.region:
             case "arena":
@@ -538,7 +536,8 @@ class NativeRunner(Runner):
         call["shared"] = shared
         for i, tensor in enumerate(node.operands):
             if tensor is not None:
-                call["buffers"][i] = self._address(tensor, shard, first, once)
+                owner = 0 if once and tensor in self.program.common else shard
+                call["buffers"][i] = self._address(tensor, owner, first)
         shapes = [concrete(t.shape, rows) if t is not None else None for t in node.operands]
         divided = self.program.by_units and not self.program.is_repeated(node)
         binding = Binding(first_row=first, copies=self._shards, part=shard if divided else 0)
@@ -671,8 +670,8 @@ class NativeRunner(Runner):
                         start = address_of(array) + first * row_bytes
                         lines.append((call, j, start, row_bytes, 0))
                     else:
-                        place = self._address(copy, shard, first, once)
-                        table["buffers"][thread, call, j] = place
+                        owner = 0 if once else shard  # rows that are copied are common to all
+                        table["buffers"][thread, call, j] = self._address(copy, owner, first)
         # Two pieces of memory take turns, and after an odd number of them also from step to step.
         room, odd = self.program.exchanged, len({t.slot for *_, t in self._exchanges}) % 2
         for i, j, tensor in self._exchanges:

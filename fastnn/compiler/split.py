@@ -5,9 +5,9 @@ which the update pass sums: two barriers a step, but the gradients are written a
 thread. *split*: threads share each op, and meet where one needs what another has done. *units*:
 each thread has its part of the units of every other hidden layer with all their weights, and they
 meet for the sums behind these (`units.py`). The estimate below needs to be right only about which
-of the four is best: it decides how numbers are summed, so it must not depend on what is measured.
-Where the gain is doubtful one thread does the work; where two threads gain nothing just now, one
-does the work of both (`fastnn.pace`). A barrier is counted for every call, although there are fewer.
+of the four is best: that decides how numbers are summed, so it must not depend on what is measured.
+Where the gain is doubtful one thread does the work; where threads gain nothing just now, one does
+the work of all (`fastnn.pace`). A barrier is counted for every call, although there are fewer.
 """
 
 from __future__ import annotations
