@@ -104,6 +104,49 @@ def test_to_change_them_while_training_changes_no_bit(way, monkeypatch):
     assert_same(*chosen)
 
 
+def test_one_worker_does_what_all_threads_would_repeat_only_once(monkeypatch):
+    """The output layer, its loss and the copies of rows; what prepares a step is each thread's."""
+    model = make("units", 2)
+    prepared = model._prepare(*data(), None)
+    runner = model._runner("train", prepared, BATCH)
+    nodes, tables = runner.program.nodes, {}
+    monkeypatch.setattr(
+        runtime.executor, "run", lambda full, *a, workers, **o: tables.update({workers: full})
+    )
+    order = runtime.Order(ROWS)  # rows are copied
+    for workers in (1, 2):
+        runner._run_with(
+            workers, prepared.feeds, np.zeros((1, 2)),
+            runtime._Span(ROWS, BATCH, 0, 1, order, 1.0, None, True, workers),
+        )  # fmt: skip
+    table = tables[1]
+    left_out = {
+        node.op.name for node, call in zip(nodes, table[1], strict=True) if not call["kernel"]
+    }
+    assert {"gather", "softmax_cross_entropy", "sum_parts"} <= left_out
+    assert not left_out & {"schedule", "prepare_update", "dropout_mask"}
+    assert table["kernel"][0].all() and tables[2]["kernel"].all()
+
+
+def test_a_loss_that_all_threads_lost_is_not_lost_for_one():
+    """Of results that every thread has, one worker makes the first thread's only."""
+    X, y = data()
+    model = make("units", 2)
+    model.fit(X, y, batch_size=BATCH, verbose=0)
+    (runner,) = model._runners.values()
+    feeds = model._prepare(X, y, None).feeds
+    lost = feeds | {"x": np.full_like(X, np.nan)}  # which `fit` would refuse
+
+    def status(feeds, workers):
+        totals = np.zeros((1, len(runner.program.sums)))
+        return runner.run(
+            feeds, totals, rows=ROWS, batch=BATCH, last=1, update=False, workers=workers
+        )[0]
+
+    assert status(lost, 2) == status(lost, 1) == runtime.NOT_FINITE
+    assert status(lost, 2) == runtime.NOT_FINITE and status(feeds, 1) != runtime.NOT_FINITE
+
+
 @pytest.mark.parametrize("way", ["rows", "calls", "any threads"])
 def test_a_loss_that_is_lost_in_a_trial_is_told(way, monkeypatch):
     monkeypatch.setattr(fnn.model, "available_threads", lambda: 2)
@@ -166,6 +209,19 @@ def test_a_machine_that_changes_is_followed():
     machine = Machine(seconds).until(40)
     best = 40 / 2 * (1 / 6e-6 + 1 / 1e-5)
     assert machine.steps > 0.95 * best
+
+
+def test_a_sudden_change_is_noticed_at_once():
+    """Somebody else takes one of the cores, after a trial with which one could long be content."""
+    busy = False
+    machine = Machine(lambda workers, now: 1e-5 if workers == 1 else 3e-5 if busy else 6e-6)
+    machine.until(10)
+    tries = machine.tries
+    while machine.tries == tries:
+        machine.until(machine.now + 0.01)
+    alone, busy = machine.with_workers[1], True
+    machine.until(machine.now + 0.5)
+    assert machine.with_workers[1] - alone > 0.3
 
 
 def test_what_makes_no_difference_changes_nothing():
