@@ -521,7 +521,7 @@ class PyTorchOneByOne(OneByOne):
 
 
 class FastnnTogether(OneByOne):
-    """``fit_many``: each model on a thread of its own."""
+    """``fit_many``: each model on one of the threads."""
 
     name = "fastnn"
     one = Fastnn

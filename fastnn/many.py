@@ -42,8 +42,8 @@ def fit_many(
     """Train many models at once on the same data: of any architectures, seeds and hyperparameters.
 
     Each model ends as ``model.fit`` alone would have left it, to the last bit. A model runs on one
-    thread while others run beside it, which does the work of all the threads that the model would
-    have alone, and waits for nobody. The data are checked and converted once and shared.
+    thread while enough others run beside it: this does the work of all the threads that the model
+    would have alone, and waits for nobody. The data are checked and converted once and shared.
 
     Parameters
     ----------
@@ -119,11 +119,10 @@ def fit_many(
     _refuse_shared(jobs)
     progress = _Together(verbose, sum(job.steps for job in jobs), len(jobs))
     try:
-        workers = max(1, at_once // len(jobs))
         for job in jobs:
             with _named(job.number):
-                job.prepare(shuffle, progress, workers)
-        _run(jobs, min(at_once, len(jobs)), workers, progress)
+                job.prepare(shuffle, progress)
+        _run(jobs, at_once, progress)
     finally:
         progress.end()
     failed = [job for job in jobs if job.error is not None]
@@ -149,6 +148,7 @@ class _Job:
     callbacks: list[Callback]
     loop: Loop | None = None
     error: NonFiniteLoss | None = None
+    is_done: bool = False
 
     @property
     def steps(self) -> int:
@@ -160,11 +160,11 @@ class _Job:
         network, _ = self.model._need()
         return float(self.epochs) * len(self.data) * network.size
 
-    def prepare(self, shuffle: bool, progress: _Together, workers: int) -> None:
-        """Compile everything that training needs, with so many threads for each native call."""
+    def prepare(self, shuffle: bool, progress: _Together) -> None:
+        """Compile everything that training needs."""
         self.loop = self.model._loop(
             self.data, self.held_out, self.batch, range(self.epochs), shuffle, self.callbacks,
-            lambda: progress, workers,
+            lambda: progress,
         )  # fmt: skip
 
     def train(self, progress: _Together) -> None:
@@ -173,6 +173,7 @@ class _Job:
             self.loop.run()
         except NonFiniteLoss as error:
             self.error = error
+        self.is_done = True
         progress.ended(self)
 
 
@@ -284,25 +285,37 @@ def _named(number: int) -> Iterator[None]:
         raise
 
 
-def _run(jobs: Sequence[_Job], at_once: int, workers: int, progress: _Together) -> None:
+def _run(jobs: Sequence[_Job], threads: int, progress: _Together) -> None:
     """Train all: the longest first, so that none is left over at the end."""
     # Here, because it brings logging along, which takes long to load.
     from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
     order = sorted(jobs, key=lambda job: -job.work)
-    places = iter(range(0, at_once * workers, workers))
+    at_once = min(threads, len(jobs))
+    places = iter(range(0, threads, threads // at_once))
+    _share(jobs, threads)
     futures: list[Future[None]] = []
     with ThreadPoolExecutor(
         at_once, thread_name_prefix="fit_many", initializer=lambda: _spread(next(places))
     ) as pool:
         try:
-            futures += [pool.submit(job.train, progress) for job in order]
+            for job in order:
+                futures.append(pool.submit(job.train, progress))
+                futures[-1].add_done_callback(lambda _: _share(jobs, threads))
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             _stop(futures, jobs)
     for future in futures:
         if not future.cancelled():
             future.result()
+
+
+def _share(jobs: Sequence[_Job], threads: int) -> None:
+    """Give each of the models that are left its share of the threads, for its next native calls."""
+    left = [job for job in jobs if not job.is_done]
+    for job in left:
+        assert job.loop is not None
+        job.loop.workers = max(1, threads // len(left))
 
 
 def _spread(place: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from . import callbacks as callback_module
 from . import checks, losses, optimizers
 from .batches import Batches
-from .compiler import Head, Purpose, available_threads, compile_program, feed_name
+from .compiler import Head, Program, Purpose, available_threads, compile_program, feed_name
 from .data import (
     Data,
     Examples,
@@ -31,6 +31,7 @@ from .layers import Input, Layer, Symbol
 from .lookup import near_matches
 from .metrics import get as resolve_metric
 from .network import Network, chain
+from .pace import Pace
 from .report import Table, describe_layers, describe_program, profile_program, said
 from .runtime import (
     BACKENDS,
@@ -48,7 +49,7 @@ DTYPES = ("float32", "float64")
 #: Rows that evaluation and prediction take at a time, unless asked otherwise.
 EVALUATION_BATCH = 512
 
-#: Steps that a native call is expected to have at least, where it is not of a single one.
+#: Steps that a native call is taken to have, where it is not of a single one: an epoch's.
 CALL_STEPS = 50
 
 
@@ -159,12 +160,13 @@ class Model:
         self._dtype = "float32"
         self._runners: dict[Any, Runner] = {}
         self._direct: dict[int, Callable[[Any, Any], Any]] = {}
+        self._paces: dict[Any, Pace] = {}
         self._making = threading.RLock()  # of weights and runners: several threads may use a model
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: without what points to native memory and is made on demand, and
         without what was measured on this machine."""
-        kept = self.__dict__ | {"_runners": {}, "_direct": {}, "_choices": {}}
+        kept = self.__dict__ | {"_runners": {}, "_direct": {}, "_paces": {}, "_choices": {}}
         del kept["_making"]
         return kept
 
@@ -383,6 +385,7 @@ class Model:
     def _forget_runners(self) -> None:
         self._runners.clear()
         self._direct.clear()
+        self._paces.clear()
 
     def _make_runner(self, purpose: Purpose, batch: int, single: bool = False) -> Runner:
         chain, state = self._need()
@@ -397,9 +400,13 @@ class Model:
             any_threads=self.deterministic == "any-threads",
         )
         with said("numba", self._says and bool(self.backend == "numba" or self._choices)):
-            return make_runner(
-                program, state, self.backend, self._choices, paced=self.threads is None
-            )
+            return make_runner(program, state, self.backend, self._choices, self._pace(program))
+
+    def _pace(self, program: Program) -> Pace | None:
+        """What has been measured of programs divided like this one, if that is left to us."""
+        if self.threads is not None or program.purpose != "train" or program.split.threads == 1:
+            return None
+        return self._paces.setdefault((program.batch, program.split), Pace(program.split.threads))
 
     def _most_threads(self) -> int:
         return self.threads or min(available_threads(), most_threads(self.backend))
@@ -609,16 +616,15 @@ class Model:
         shuffle: bool,
         listed: list[callback_module.Callback],
         progress: Callable[[], Progress],
-        workers: int | None = None,
     ) -> Loop:
         """A call of ``fit``, ready to run."""
         renewed = partial(self._runner, "train", data, batch)
         runner = renewed()  # what it says of compiling comes before the progress bar
-        validate = self._validator(held_out, workers)
+        validate = self._validator(held_out)
         self.history = History()
         return Loop(
             self, runner, renewed, data, batch, epochs.stop, epochs.start, bool(shuffle), listed,
-            validate, progress(), self.history, workers,
+            validate, progress(), self.history,
         )  # fmt: skip
 
     def _hold_out(self, data: Data, split: float, stratify: bool) -> tuple[Data, Data | None]:
@@ -638,15 +644,13 @@ class Model:
         )
         return data.take(train), data.take(held_out)
 
-    def _validator(
-        self, held_out: Data | None, workers: int | None = None
-    ) -> Callable[[], dict[str, float]] | None:
+    def _validator(self, held_out: Data | None) -> Callable[..., dict[str, float]] | None:
         """What evaluates held-out data; its program is compiled at once, not within an epoch."""
         if held_out is None:
             return None
         batch = min(EVALUATION_BATCH, len(held_out))
         self._runner("evaluate", held_out, batch)
-        return partial(self._evaluate, held_out, None, workers)
+        return partial(self._evaluate, held_out, None)
 
     @staticmethod
     def _batch(batch_size: int | None, n: int) -> int:

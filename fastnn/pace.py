@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-#: Seconds of a trial, and how many times as long the program runs before it: at first, and at most,
-#: where one trial after the other changes nothing.
-TRIAL, SOONEST, LATEST = 2e-3, 50, 400
+#: Seconds of calls that are looked at together, and of a trial at least.
+SAMPLE = 2e-3
+#: How many times as long as a trial the program runs before it: at first, and at most, where one
+#: trial after the other changes nothing.
+SOONEST, LATEST = 50, 400
 #: How much faster the other way has to be, and how much slower than usual asks for a trial.
 GAIN, CHANGE = 1.1, 1.25
 
@@ -17,44 +19,63 @@ class Pace:
 
     Threads that wait for each other gain nothing where their cores are far apart, or where somebody
     else's work takes turns on one of these, and how that is changes from second to second. How many
-    *workers* do the work of a program's threads changes no result. So one call in a while is made
-    the other way, for a fiftieth of the time at most, and the faster way is taken from then on.
+    *workers* do the work of a program's threads changes no result. So now and then some calls are
+    made the other way, for about a fiftieth of the time at most, and the faster way is taken from
+    then on.
     """
 
     threads: int
-    workers: int = 0
-    #: Seconds per step: of the last call, and of the fastest since the last trial.
-    latest: float = 0.0
-    usual: float = 0.0
-    #: Seconds spent since the last trial, and for how many times its length the next one waits.
-    spent: float = 0.0
-    patience: int = SOONEST
+    #: Workers in use, and whether the other number of them is being tried.
+    usual: int = field(init=False)
+    trying: bool = field(default=False, init=False)
+    #: Seconds per step: in the last sample, and the least of any since the last trial.
+    latest: float = field(default=0.0, init=False)
+    least: float = field(default=0.0, init=False)
+    #: Steps of a call with the workers in use, over which what a call costs by itself is spread.
+    call: float = field(default=1.0, init=False)
+    #: Seconds since the last trial, how long that took, and for how many times as long to wait.
+    since: float = field(default=0.0, init=False)
+    trial: float = field(default=SAMPLE, init=False)
+    patience: int = field(default=SOONEST, init=False)
+    #: Of the sample so far: calls, steps, seconds of these, and seconds of all.
+    sample: tuple[int, float, float, float] = field(default=(0, 0.0, 0.0, 0.0), init=False)
 
     def __post_init__(self) -> None:
-        self.workers = self.threads
+        self.usual = self.threads
 
     @property
-    def other(self) -> int:
-        """The number of workers that is not in use."""
-        return self.threads if self.workers == 1 else 1
+    def workers(self) -> int:
+        """How many are to make the next call."""
+        other = self.threads if self.usual == 1 else 1
+        return other if self.trying else self.usual
 
-    @property
-    def is_due(self) -> bool:
-        """Whether the next call should be a short one with the other number of workers."""
-        length = max(TRIAL, self.threads * self.latest)
-        changed = self.latest > CHANGE * self.usual
-        return self.spent >= (SOONEST if changed else self.patience) * length
+    def begin(self) -> bool:
+        """Before a call: whether it belongs to a trial, and should take no longer than a sample."""
+        changed = self.latest > CHANGE * self.least
+        length = max(self.trial, self.threads * self.latest)
+        if not self.trying and self.since >= (SOONEST if changed else self.patience) * length:
+            self.trying, self.sample = True, (0, 0.0, 0.0, 0.0)
+        return self.trying
 
-    def went(self, steps: int, seconds: float) -> None:
-        """A call with the workers in use made so many steps."""
-        self.spent += seconds
-        if steps:
+    def ran(self, steps: float, within: float, seconds: float) -> None:
+        """After a call, which took so many seconds, those ``within`` it for its steps."""
+        calls, all_steps, all_within, total = self.sample
+        self.sample = calls + 1, all_steps + steps, all_within + within, total + seconds
+        self.since += seconds
+        if self.sample[1] and self.sample[3] >= SAMPLE:
+            self._judge(*self.sample)
+            self.sample = (0, 0.0, 0.0, 0.0)
+
+    def _judge(self, calls: int, steps: float, within: float, seconds: float) -> None:
+        if not self.trying:
+            self.call = steps / calls
             self.latest = seconds / steps
-            self.usual = min(self.usual or self.latest, self.latest)
-
-    def tried(self, steps: int, seconds: float) -> None:
-        """A call with the other number of workers made so many steps."""
-        self.spent = self.usual = 0.0
+            self.least = min(self.least or self.latest, self.latest)
+            return
+        # A trial's calls may be shorter than others.
+        each = within / steps + (seconds - within) / calls / max(self.call, steps / calls)
         self.patience = min(2 * self.patience, LATEST)
-        if steps and GAIN * seconds / steps < self.latest:
-            self.workers, self.patience = self.other, SOONEST
+        if GAIN * each < self.latest:
+            self.usual, self.patience = self.workers, SOONEST
+        self.trying, self.trial = False, seconds
+        self.since = self.least = 0.0

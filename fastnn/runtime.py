@@ -25,7 +25,7 @@ from .kernels.aot import executor
 from .kernels.formula import FORMULAS
 from .kernels.op import BATCH, Binding, Op, Shape
 from .kernels.ref.random import shuffled
-from .pace import TRIAL, Pace
+from .pace import SAMPLE, Pace
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -121,6 +121,11 @@ class _Span:
     update: bool
     workers: int | None
 
+    def whole_steps(self, step: int) -> float:
+        """How many whole batches are as many rows as the steps before this one have."""
+        epochs, rest = divmod(step, -(-self.rows // self.batch))
+        return epochs * self.rows / self.batch + rest
+
 
 class Runner:
     """What runners share; ``progress`` holds the next step, also when a run was interrupted.
@@ -162,9 +167,10 @@ class Runner:
         """Run steps ``first`` to ``last`` of batches of ``batch`` out of ``rows`` rows.
 
         Sums are added to ``totals`` (epochs, sums) and seconds per call to ``times``. Without
-        ``update`` nothing is changed. So many ``workers``, at most one for each, do the work of the
-        program's threads; by default the runner chooses. Returns how the run ended (``FINISHED``,
-        ``OUT_OF_TIME``, ``NOT_FINITE``) and the next step, or the one whose loss is lost.
+        ``update`` nothing is changed. So many ``workers`` do the work of the program's threads, or
+        as many as these are; by default the runner chooses. Returns how the run ended
+        (``FINISHED``, ``OUT_OF_TIME``, ``NOT_FINITE``) and the next step, or the one whose loss is
+        lost.
         """
         with self.lock:
             span = _Span(rows, batch, first, last, order, seconds, times, update, workers)
@@ -323,8 +329,8 @@ class NativeRunner(Runner):
     """Runs a program with compiled kernels: whole epochs in one call, without the GIL.
 
     ``others`` names calls whose kernels come from another provider. Those that are not compiled yet
-    are compiled by a thread of their own, and take their places between two runs. A ``paced``
-    runner measures whether a program's threads gain anything just now, instead of taking all.
+    are compiled by a thread of their own, and take their places between two runs. Without a
+    ``pace`` that chooses, there is a worker for each of the program's threads.
     """
 
     def __init__(
@@ -333,7 +339,7 @@ class NativeRunner(Runner):
         state: State,
         kernels: provider.Provider,
         others: Mapping[int, provider.Provider] | None = None,
-        paced: bool = False,
+        pace: Pace | None = None,
     ) -> None:
         others = others or {}
         scratch = max(k.scratch_bytes for k in (kernels, *others.values()))
@@ -367,17 +373,17 @@ class NativeRunner(Runner):
                 entry["values"] = address_of(results) + plan.offsets[result.tensor]
                 entry["count"] = -1 if result.per_row else result.tensor.shape[0]
                 entry["is_loss"] = result.is_loss
-        #: By number of rows, and whether one worker does what all threads would repeat only once.
-        self._tables: dict[tuple[int, bool], np.ndarray] = {}
+        #: By number of rows, and of workers.
+        self._tables: dict[tuple[int, int], np.ndarray] = {}
         self._meetings: dict[tuple[int, ...], list[bool]] = {}
         #: Where the user's arrays lay when a table was last pointed at them, and what it views.
-        self._places: dict[tuple[int, bool], tuple[Any, np.ndarray]] = {}
+        self._places: dict[tuple[int, int], tuple[Any, np.ndarray]] = {}
         self.progress = np.zeros(1, np.int64)
         #: Of each call, the kernel's address and the name of its provider.
         self._chosen = {
             i: (self._kernel(node, kernels), kernels.name) for i, node in enumerate(program.nodes)
         }
-        self._pace = Pace(split.threads) if paced and split.threads > 1 else None
+        self._pace, self._lasted = pace, np.zeros(1)
         self._arrived: dict[int, int] = {}
         self._others = others
         if others:
@@ -399,7 +405,8 @@ class NativeRunner(Runner):
             feeds[name] = numbers.astype(_TYPES.get(tensor.type, self.program.dtype))
         totals = np.zeros((1, len(self.program.sums)))
         order = Order(rows)
-        self.run(feeds, totals, rows=rows, batch=rows, last=1, order=order)
+        workers = self.program.split.threads
+        self.run(feeds, totals, rows=rows, batch=rows, last=1, order=order, workers=workers)
         self._measured = feeds, order  # the calls point to them
         return self.table(rows)
 
@@ -419,15 +426,17 @@ class NativeRunner(Runner):
 
     def _take(self, i: int, kernel: int) -> None:
         self._chosen[i] = kernel, self._others[i].name
-        for (_, once), table in self._tables.items():
-            table["kernel"][: self._runs(i, once), i] = kernel
+        for (_, workers), table in self._tables.items():
+            table["kernel"][self._doers(i, workers), i] = kernel
         self._places.clear()
 
-    def _runs(self, i: int, once: bool) -> int:
-        """How many threads run a call. (What only prepares a step is for each of them.)"""
+    def _doers(self, i: int, workers: int) -> list[int]:
+        """Threads that do a call. What all threads would do alike, the lowest of each worker does;
+        what only prepares a step is for each thread."""
+        lowest = executor.lowest_of_worker(self.program.split.threads, workers)
         node = self.program.nodes[i]
-        repeated = i in self.program.repeated and (node.outputs or node.op.writes)
-        return 1 if once and repeated else self.program.split.threads
+        alike = i in self.program.repeated and (node.outputs or node.op.writes)
+        return sorted(set(lowest)) if alike else list(range(len(lowest)))
 
     def _compile(self, calls: Sequence[int]) -> None:
         arrived, failed = {}, []
@@ -495,24 +504,23 @@ class NativeRunner(Runner):
                     ))  # fmt: skip
         return np.array(moves, executor.MOVE).reshape(self.program.split.threads, -1)
 
-    def table(self, rows: int, once: bool = False) -> np.ndarray:
-        """The calls for a batch of ``rows`` rows, one line per thread.
-
-        What all threads repeat is done ``once``, if the same worker would do it for each.
-        """
-        if (rows, once) not in self._tables:
+    def table(self, rows: int, workers: int = 0) -> np.ndarray:
+        """The calls for a batch of ``rows`` rows, one line per thread, for so many workers."""
+        workers = workers or self.program.split.threads
+        if (rows, workers) not in self._tables:
             threads = self.program.split.threads
+            lowest = executor.lowest_of_worker(threads, workers)
             table = np.zeros((threads, len(self.program.nodes)), executor.CALL)
             for thread in range(threads):
                 shard, first, span = self._part(rows, thread)
                 step = address_of(self._steps) + thread * self._steps.itemsize
                 table[thread]["step"] = step
-                for i, (kernel, _) in self._chosen.items():
-                    table[thread]["kernel"][i] = kernel if thread < self._runs(i, once) else 0
                 for call, node in zip(table[thread], self.program.nodes, strict=True):
-                    self._bind(call, node, shard, first, span, once)
-            self._tables[rows, once] = table
-        return self._tables[rows, once]
+                    self._bind(call, node, shard, first, span, lowest[thread])
+            for i, (kernel, _) in self._chosen.items():
+                table["kernel"][self._doers(i, workers), i] = kernel
+            self._tables[rows, workers] = table
+        return self._tables[rows, workers]
 
     def _part(self, rows: int, thread: int) -> tuple[int, int, int]:
         """Of a batch of so many rows, a thread's arena, its first row and how many it has."""
@@ -527,8 +535,9 @@ class NativeRunner(Runner):
         return op.shared and not self.program.by_units
 
     def _bind(
-        self, call: Any, node: Node, shard: int, first: int, rows: int, once: bool = False
+        self, call: Any, node: Node, shard: int, first: int, rows: int, lowest: int = 0
     ) -> None:
+        """Fill in a thread's call; ``lowest`` has what all threads of its worker make alike."""
         op = node.op
         shared = self._is_shared(op)
         if shared:  # the threads divide one call among them: it is the same for all
@@ -536,8 +545,8 @@ class NativeRunner(Runner):
         call["shared"] = shared
         for i, tensor in enumerate(node.operands):
             if tensor is not None:
-                owner = 0 if once and tensor in self.program.common else shard
-                call["buffers"][i] = self._address(tensor, owner, first)
+                alike = self.program.by_units and tensor in self.program.common
+                call["buffers"][i] = self._address(tensor, lowest if alike else shard, first)
         shapes = [concrete(t.shape, rows) if t is not None else None for t in node.operands]
         divided = self.program.by_units and not self.program.is_repeated(node)
         binding = Binding(first_row=first, copies=self._shards, part=shard if divided else 0)
@@ -647,7 +656,7 @@ class NativeRunner(Runner):
             sizes[:, i, 3:6] = _CODES.get(array.dtype, 0), array.strides[0], array.strides[-1]
 
     def _views(
-        self, table: np.ndarray, rows: int, once: bool, feeds: Feeds, ordered: bool
+        self, table: np.ndarray, rows: int, workers: int, feeds: Feeds, ordered: bool
     ) -> np.ndarray:
         """Where calls find what moves from step to step, a line per thread.
 
@@ -656,11 +665,12 @@ class NativeRunner(Runner):
         """
         views: list[list[tuple[int, int, int, int, int]]] = [[] for _ in table]
         left_out: tuple[int, ...] = ()
+        lowest = executor.lowest_of_worker(len(table), workers)
         for i, name, dtype, copy, readers in self._copies:
             array = feeds[name]
             as_it_lies = array.flags.c_contiguous and array.flags.aligned
             view = ordered and as_it_lies and array.dtype == dtype
-            table["kernel"][: self._runs(i, once), i] = 0 if view else self._chosen[i][0]
+            table["kernel"][self._doers(i, workers), i] = 0 if view else self._chosen[i][0]
             left_out += (i,) if view else ()
             row_bytes = array.nbytes // len(array)
             for thread, lines in enumerate(views):
@@ -670,7 +680,8 @@ class NativeRunner(Runner):
                         start = address_of(array) + first * row_bytes
                         lines.append((call, j, start, row_bytes, 0))
                     else:
-                        owner = 0 if once else shard  # rows that are copied are common to all
+                        # Threads that divide the units all have all rows: they are made alike.
+                        owner = lowest[thread] if self.program.by_units else shard
                         table["buffers"][thread, call, j] = self._address(copy, owner, first)
         # Two pieces of memory take turns, and after an odd number of them also from step to step.
         room, odd = self.program.exchanged, len({t.slot for *_, t in self._exchanges}) % 2
@@ -691,35 +702,46 @@ class NativeRunner(Runner):
         return self._meetings[left_out]
 
     def _fed(
-        self, rows: int, feeds: Feeds, ordered: bool, once: bool = False
+        self, rows: int, feeds: Feeds, ordered: bool, workers: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
         """The calls for a batch, pointed at the user's arrays, and what they view of these."""
-        table, key = self.table(rows, once), (rows, once)
+        workers = workers or self.program.split.threads
+        table, key = self.table(rows, workers), (rows, workers)
         arrays = [(a.dtype, a.shape, a.strides, address_of(a)) for a in feeds.values()]
         place = ordered, arrays
         if key not in self._places or self._places[key][0] != place:
             self._places.pop(key, None)  # until all of this is done
             self._feed(table, feeds)
-            self._places[key] = place, self._views(table, rows, once, feeds, ordered)
+            self._places[key] = place, self._views(table, rows, workers, feeds, ordered)
         return table, self._places[key][1]
 
     def _run(self, feeds: Feeds, totals: np.ndarray, span: _Span) -> tuple[int, int]:
-        pace = self._pace
+        pace, threads = self._pace, self.program.split.threads
         if pace is None or span.workers or span.times is not None:
-            return self._run_with(span.workers or 0, feeds, totals, span)
-        if pace.is_due:
+            return self._run_with(min(span.workers or threads, threads), feeds, totals, span)
+        if not span.update:
+            return self._run_with(pace.workers, feeds, totals, span)
+        deadline = perf_counter() + span.seconds
+        while True:
+            left = max(0.0, deadline - perf_counter())
+            part = replace(span, seconds=min(SAMPLE, left) if pace.begin() else left)
+            self._fed_all(pace.workers, feeds, span)  # new tables are nothing that calls cost
             began = perf_counter()
-            brief = replace(span, seconds=min(TRIAL, span.seconds))
-            status, step = self._run_with(pace.other, feeds, totals, brief)
-            seconds = perf_counter() - began
-            pace.tried(step - span.first, seconds)
-            if status != OUT_OF_TIME or seconds >= span.seconds:
+            status, step = self._run_with(pace.workers, feeds, totals, part)
+            now = perf_counter()
+            steps = span.whole_steps(step) - span.whole_steps(span.first)
+            pace.ran(steps, float(self._lasted[0]), now - began)
+            if status != OUT_OF_TIME or now >= deadline:
                 return status, step
-            span = replace(span, first=step, seconds=span.seconds - seconds)
-        began = perf_counter()
-        status, step = self._run_with(pace.workers, feeds, totals, span)
-        pace.went(step - span.first, perf_counter() - began)
-        return status, step
+            span = replace(span, first=step)
+
+    def _fed_all(
+        self, workers: int, feeds: Feeds, span: _Span
+    ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """`_fed` for whole batches, and for the last."""
+        ordered, rest = span.order is None, span.rows % span.batch
+        full = self._fed(min(span.batch, span.rows), feeds, ordered, workers)
+        return full, self._fed(rest, feeds, ordered, workers) if rest else full
 
     def _run_with(
         self, workers: int, feeds: Feeds, totals: np.ndarray, span: _Span
@@ -728,18 +750,14 @@ class NativeRunner(Runner):
         assert span.update or not self.program.by_units or span.last - span.first <= 1
         if self._arrived:
             self._take_arrived()
-        order, ordered = span.order, span.order is None
-        whole, rest = min(span.batch, span.rows), span.rows % span.batch
-        once = workers == 1 and self.program.by_units
-        full, views = partial, partial_views = self._fed(whole, feeds, ordered, once)
-        if rest:
-            partial, partial_views = self._fed(rest, feeds, ordered, once)
+        order = span.order
+        (full, views), (partial, partial_views) = self._fed_all(workers, feeds, span)
         with blas_threads("blas" in self.providers):
             return executor.run(
                 full,
                 partial,
                 self._steps,
-                self._sums[:1] if once else self._sums,
+                self._sums,
                 totals,
                 compute=self.program.compute,
                 split=self.program.split.mode == "split",
@@ -759,7 +777,8 @@ class NativeRunner(Runner):
                 progress=self.progress,
                 views=(views, partial_views),
                 moves=self._moves,
-                workers=min(workers, self.program.split.threads),
+                workers=workers,
+                lasted=self._lasted,
             )
 
 
@@ -811,19 +830,19 @@ def make_runner(
     state: State,
     backend: str,
     choices: Mapping[str, str] | None = None,
-    paced: bool = False,
+    pace: Pace | None = None,
 ) -> Runner:
     """The runner of a backend, for one program over one model's state.
 
     ``choices`` are providers by the signature of a call, where they are not the backend's own;
-    ``paced`` as in `NativeRunner`.
+    ``pace`` is for `NativeRunner`.
     """
     program.verify()
     if backend == "numpy":
         return NumpyRunner(program, state)
     if backend != "cython":
         kernels = provider.BY_NAME[backend](program.dtype)
-        runner = NativeRunner(program, state, kernels, paced=paced)
+        runner = NativeRunner(program, state, kernels, pace=pace)
         runner.table(program.batch)  # everything is compiled now
         return runner
     signatures = enumerate(signature(node, program) for node in program.nodes)
@@ -832,7 +851,7 @@ def make_runner(
         for i, name in signatures
         if choices and choices.get(name, "cython") != "cython"
     }
-    return NativeRunner(program, state, provider.cython(program.dtype), others, paced)
+    return NativeRunner(program, state, provider.cython(program.dtype), others, pace)
 
 
 def signature(node: Node, program: Program) -> str:

@@ -167,10 +167,10 @@ class Loop:
     initial_epoch: int
     shuffle: bool
     callbacks: list[Callback]
-    validate: Callable[[], dict[str, float]] | None
+    validate: Callable[..., dict[str, float]] | None
     progress: Progress
     history: History
-    workers: int | None = None
+    workers: int | None = None  # of its native calls; may change at any time
     keep_snapshot: bool = True
 
     def __post_init__(self) -> None:
@@ -293,7 +293,7 @@ class Loop:
         return logs
 
     def _end_epoch(self, index: int) -> None:
-        held_out = self.validate() if self.validate is not None else {}
+        held_out = self.validate(workers=self.workers) if self.validate is not None else {}
         logs = self._record(index, **{f"val_{name}": value for name, value in held_out.items()})
         epoch = index + self.initial_epoch
         self.progress.epoch(epoch, logs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -139,19 +140,28 @@ def test_models_run_at_the_same_time():
 
 @pytest.mark.parametrize("threads, workers", [(1, 1), (2, 1), (4, 2), (9, 4)])
 def test_few_models_have_the_rest_of_the_threads(threads, workers, monkeypatch):
-    """What each model's native calls are given, of which its program may use fewer."""
-    seen = set()
+    """What each model's native calls are given, of which its program may use fewer: at first an
+    equal share, and all once the other model is trained."""
+    seen = []
     original = fnn.runtime.Runner.run
 
     def spy(self, *args, workers=None, **options):
-        seen.add(workers)
+        seen.append(workers)
         return original(self, *args, workers=workers, **options)
+
+    class UntilAllAreGiven(fnn.callbacks.Callback):
+        def on_epoch_begin(self, model, epoch):
+            model.stop_training = (bool(seen) and seen[-1] == threads) or time.monotonic() > end
 
     monkeypatch.setattr(fnn.runtime.Runner, "run", spy)
     X, y = data()
     models = [make(Dense(32), Dense(1), seed=i, threads=2) for i in range(2)]
-    fnn.fit_many(models, X, y, validation_data=(X, y), threads=threads, verbose=0)
-    assert seen == {workers}
+    end = time.monotonic() + 60
+    fnn.fit_many(
+        models, X, y, validation_data=(X, y), threads=threads, verbose=0, epochs=[1, 10**6],
+        callbacks=lambda model: [UntilAllAreGiven()] if model is models[1] else [],
+    )  # fmt: skip
+    assert seen[0] == workers and seen[-1] == threads and set(seen) == {workers, threads}
 
 
 def test_callbacks_are_those_of_each_model():

@@ -206,7 +206,13 @@ class Program:
 
     def _verify_meeting(self) -> None:
         """Threads with units of their own meet before they read what others wrote, and two pieces
-        of memory take turns: so nothing is written until what was there before has been read."""
+        of memory take turns: so nothing is written until what was there before has been read. What
+        all make alike is not changed by one, for another may read the same copy after it."""
+        for i, node in enumerate(self.nodes):
+            names = {o.name: t for o, t in zip(node.op.operands, node.operands, strict=True)}
+            changed = {names[name] for name in (*node.op.writes, *node.op.in_place.values())}
+            if i not in self.repeated and changed & self.common:
+                raise ValueError(f"call {i} ({node.op.name}): changes what all threads make alike")
         turns = [
             (t.slot, t in node.inputs)
             for node in self.nodes

@@ -20,9 +20,8 @@ FLOPS = 1e11  # of one thread, in the products of a training step
 BYTES = 1e10  # per second and thread, to and from memory beyond the caches
 HANDED = 8e9  # per second, from one thread to another (Zen 4: 14e9 in a cluster of cores, else 3e9)
 BARRIER = 1.5e-6  # seconds for threads to meet
-MEETING = (
-    5e-7  # the same for those that come from equal shares of the units with nothing else to do
-)
+#: The same where they come from equal shares of the units, for each thread but one.
+MEETING = 5e-7
 LEAST_GAIN = 1.25  # over one thread, by the estimate
 
 
@@ -87,9 +86,9 @@ def choose(
         # Each thread's products are lower, which costs a little; gradients pass once per thread.
         candidates["shard"] = alone / threads + 2 * BARRIER + gradient_traffic
     if units is not None:
+        meeting = units.meetings * MEETING * (threads - 1)
         copies = units.copied / BYTES / steps
-        handed_on = units.meetings * MEETING + units.moved / HANDED
-        candidates["units"] = alone * units.share + handed_on + copies
+        candidates["units"] = alone * units.share + meeting + units.moved / HANDED + copies
     mode = min(candidates, key=lambda m: candidates[m])
     gain = alone / candidates[mode] if candidates[mode] else 1.0
     if gain < LEAST_GAIN and not forced:

@@ -149,8 +149,9 @@ ctypedef struct Job:
     int64_t* order_epoch
     uint32_t* keys
     double* totals              # [epoch][sum], from the epoch of step 0 on
-    double* times               # [call] seconds on thread 0, or NULL
-    double looked               # when thread 0 last looked at the clock for them
+    double* times               # [call] seconds on worker 0, or NULL
+    double looked               # when worker 0 last looked at the clock for them
+    double lasted               # seconds of all steps, on worker 0
     double deadline
     int64_t* progress           # the next step, for a caller that is interrupted
     int update
@@ -228,7 +229,7 @@ cdef inline void execute(const Worker* w, const Call* table, int64_t index) noex
     if call.waits:
         team_barrier(&job.team)
     for thread in range(w.low, w.high):
-        if call.kernel != NULL:  # where all threads would do the same, one worker does it once
+        if call.kernel != NULL:  # what all threads would do alike, a worker does once
             call.kernel(call, thread if divided else 0, job.threads if divided else 1)
         call += job.calls
     look_at_clock(w, index)
@@ -253,8 +254,12 @@ cdef void work(void* shared, int worker) noexcept nogil:
     cdef uint64_t before = flush_subnormals()
     cdef Job* job = <Job*>shared
     cdef Worker w = worker_of(job, worker)
+    cdef double began
     move(&w, 0)
+    began = team_now()
     run_steps(&w)
+    if worker == 0:
+        job.lasted = team_now() - began
     if job.update and job.n_moves:
         # If one has lost the loss, another may have gone on with what it had not finished.
         team_barrier(&job.team)
@@ -303,7 +308,7 @@ cdef void run_steps(const Worker* w) noexcept nogil:
     cdef Call* table
     cdef int64_t per_epoch = (job.rows + job.batch - 1) // job.batch
     cdef int64_t s, epoch, c, stop
-    cdef int thread, smaller
+    cdef int smaller
     for s in range(job.first, job.last):
         epoch = s // per_epoch
         if job.order != NULL and (s == job.first or s == epoch * per_epoch):
@@ -323,11 +328,10 @@ cdef void run_steps(const Worker* w) noexcept nogil:
             team_barrier(&job.team)
         if job.workers > 1:
             look_at_clock(w, job.compute - 1)
-        for thread in range(w.low, w.high if job.apart else w.low + 1):
-            if not take_sums(job, thread, job.steps[thread].rows, epoch):
-                job.status = 2
-                team_end(&job.team)
-                return
+        if not take_sums(job, w.low, job.steps[w.low].rows, epoch):
+            job.status = 2
+            team_end(&job.team)
+            return
         # Somebody else may have changed the data between one thread's look and another's.
         if job.apart and team_is_over(&job.team):
             return
@@ -355,18 +359,21 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
         int64_t rows, int64_t batch, int64_t first, int64_t last, int64_t updates=0,
         int64_t epochs=0, uint64_t seed=0, int64_t[::1] order=None, uint32_t[::1] keys=None,
         int64_t[::1] order_epoch=None, double seconds=1e9, double[::1] times=None,
-        bint update=True, int64_t[::1] progress=None, views=None, moves=None, int workers=0):
+        bint update=True, int64_t[::1] progress=None, views=None, moves=None, int workers=0,
+        double[::1] lasted=None):
     """Run steps ``first`` to ``last`` and return ``(status, next step)``.
 
     ``full`` and ``partial`` are CALL arrays of shape (threads, calls) for a whole and for the last
     batch, ``steps`` a STEP array with one entry per thread, ``sums`` a SUM array of shape
     (1, sums), or (threads, sums) where each thread computes all of them. ``views`` are two VIEW
-    arrays of shape (threads, views), for a whole and for the last batch; calls without a kernel are
-    left out. ``moves``, a MOVE array of shape (threads, moves), is what threads copy to memory of
-    their own before the first step, and back after the last. After ``seconds`` the run ends before
-    its next step, or the one after that; without ``update`` only the first ``compute`` calls run.
+    arrays of shape (threads, views), for a whole and for the last batch. A thread leaves out calls
+    for which it has no kernel, a worker those for which its lowest thread has none. ``moves``, a
+    MOVE array of shape (threads, moves), is what threads copy to memory of their own before the
+    first step, and back after the last. After ``seconds`` the run ends before its next step, or the
+    one after that; without ``update`` only the first ``compute`` calls run.
     ``progress`` holds the next step at any time. ``workers``, as many as there are threads by
-    default, may be fewer: results stay the same. The GIL is released throughout.
+    default, may be fewer: results stay the same. ``lasted`` receives the seconds of the steps,
+    without what a call costs beside them. The GIL is released throughout.
     """
     cdef Job job
     cdef int error, thread
@@ -431,7 +438,23 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
         error = team_run(&job.team, job.workers, work, &job)
     if error:
         raise OSError(error, f"could not start {job.workers} threads")
+    if lasted is not None:
+        lasted[0] = job.lasted
     return job.status, progress[0]
+
+
+def lowest_of_worker(int threads, int workers):
+    """Of each of a program's threads, the lowest whose work the same worker does."""
+    cdef Job job
+    cdef Worker w
+    cdef int worker
+    assert 0 < workers <= threads
+    job.threads, job.workers = threads, workers
+    found = []
+    for worker in range(workers):
+        w = worker_of(&job, worker)
+        found += [w.low] * (w.high - w.low)
+    return found
 
 
 ctypedef struct Meetings:
