@@ -293,7 +293,7 @@ class Loop:
         return logs
 
     def _end_epoch(self, index: int) -> None:
-        held_out = self.validate(workers=self.workers) if self.validate is not None else {}
+        held_out = self.validate(self.workers) if self.validate is not None else {}
         logs = self._record(index, **{f"val_{name}": value for name, value in held_out.items()})
         epoch = index + self.initial_epoch
         self.progress.epoch(epoch, logs)

@@ -195,6 +195,8 @@ def test_only_steps_that_train_are_measured(monkeypatch):
     X, y = data()
     model.fit(X, y, batch_size=BATCH, epochs=3, callbacks=[fnn.callbacks.Callback()], verbose=0)
     model.predict(X)
+    model.evaluate(X, y)
+    assert len(model._paces) == 1 and len(model._runners) == 3
     assert [update for _, update, _ in seen if not update], "steps were looked at"
 
 
@@ -266,10 +268,9 @@ def test_what_a_call_costs_does_not_speak_against_short_trials():
     assert machine.with_workers[1] > 0.9 * machine.now
 
 
-@pytest.mark.parametrize("call", [1e-4, 0.05])
-def test_single_calls_that_take_long_do_not_decide(call):
+def test_single_short_calls_that_take_long_do_not_decide():
     """Every tenth takes half as long again with all threads, longer than with one worker."""
-    machine = Machine(lambda w, now: 1.4e-5 if w == 1 else 1e-5, call=call, disturbed=0.1)
+    machine = Machine(lambda w, now: 1.3e-5 if w == 1 else 1e-5, call=1e-4, disturbed=0.1)
     machine.until(20)
     assert machine.with_workers[2] > 0.95 * machine.now
 
@@ -305,6 +306,15 @@ def test_a_sudden_change_is_noticed_at_once():
     alone, busy = machine.with_workers[1], True
     machine.until(machine.now + 0.5)
     assert machine.with_workers[1] - alone > 0.3
+
+
+def test_long_steps_are_not_tried_in_short_training():
+    assert not Machine(lambda workers, now: 0.06 / workers).until(2).tries
+
+
+def test_last_batches_count_by_their_rows():
+    span = runtime._Span(100, 64, 0, 0, None, 1.0, None, True, None)
+    assert [span.whole_steps(step) for step in (0, 1, 2, 5)] == [0, 1, 100 / 64, 2 * 100 / 64 + 1]
 
 
 def test_what_makes_no_difference_changes_nothing():

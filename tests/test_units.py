@@ -543,6 +543,18 @@ def test_one_layer_used_twice(twice):
 # ------------------------------------------------------------------ its program
 
 
+def test_verify_finds_what_one_thread_changes_of_what_all_make_alike():
+    """A worker keeps one copy of it for its threads, of which the first to come would change it."""
+    model = make(layers=[*(L.Dense(48, "tanh") for _ in range(3)), L.Dense(CLASSES, "softmax")])
+    assert mode(model) == "units"
+    program = runner_of(model).program
+    program.verify()
+    (i,) = (i for i, node in enumerate(program.nodes) if node.op.name == "activation_grad")
+    assert i in program.repeated
+    with pytest.raises(ValueError, match=rf"call {i} .*changes what all threads make alike"):
+        replace(program, repeated=program.repeated - {i}).verify()
+
+
 def test_verify_finds_exchanges_that_overtake_each_other():
     """Two pieces of memory serve all: what is written next must not be what is still read."""
     model = make(layers=[L.Dense(32, "tanh"), L.Dense(32), L.Dense(32, "tanh"), *HIDDEN])
