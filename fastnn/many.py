@@ -293,7 +293,17 @@ def _run(jobs: Sequence[_Job], threads: int, progress: _Together) -> None:
     order = sorted(jobs, key=lambda job: -job.work)
     at_once = min(threads, len(jobs))
     places = iter(range(0, threads, threads // at_once))
-    _share(jobs, threads)
+    lock = threading.Lock()
+
+    def share() -> None:
+        """Give models that are left equal shares of the threads, for their next native calls."""
+        with lock:
+            left = [job for job in jobs if not job.is_done]
+            for job in left:
+                assert job.loop is not None
+                job.loop.workers = max(1, threads // len(left))
+
+    share()
     futures: list[Future[None]] = []
     with ThreadPoolExecutor(
         at_once, thread_name_prefix="fit_many", initializer=lambda: _spread(next(places))
@@ -301,21 +311,13 @@ def _run(jobs: Sequence[_Job], threads: int, progress: _Together) -> None:
         try:
             for job in order:
                 futures.append(pool.submit(job.train, progress))
-                futures[-1].add_done_callback(lambda _: _share(jobs, threads))
+                futures[-1].add_done_callback(lambda _: share())
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             _stop(futures, jobs)
     for future in futures:
         if not future.cancelled():
             future.result()
-
-
-def _share(jobs: Sequence[_Job], threads: int) -> None:
-    """Give each of the models that are left its share of the threads, for its next native calls."""
-    left = [job for job in jobs if not job.is_done]
-    for job in left:
-        assert job.loop is not None
-        job.loop.workers = max(1, threads // len(left))
 
 
 def _spread(place: int) -> None:

@@ -400,13 +400,18 @@ class Model:
             any_threads=self.deterministic == "any-threads",
         )
         with said("numba", self._says and bool(self.backend == "numba" or self._choices)):
-            return make_runner(program, state, self.backend, self._choices, self._pace(program))
+            pace = self._pace(program, purpose, single)
+            return make_runner(program, state, self.backend, self._choices, pace)
 
-    def _pace(self, program: Program) -> Pace | None:
-        """What has been measured of programs divided like this one, if that is left to us."""
-        if self.threads is not None or program.purpose != "train" or program.split.threads == 1:
+    def _pace(self, program: Program, purpose: Purpose, single: bool) -> Pace | None:
+        """What has been measured of programs that differ from this one in the optimizer's numbers
+        only, if their threads are left to us."""
+        if self.threads is not None or purpose.kind != "train" or program.split.threads == 1:
             return None
-        return self._paces.setdefault((program.batch, program.split), Pace(program.split.threads))
+        if len(self._paces) >= 16:  # as with the runners
+            self._paces.pop(next(iter(self._paces)))
+        key = program.batch, program.split, purpose.weighted, purpose.mixup, single
+        return self._paces.setdefault(key, Pace(program.split.threads))
 
     def _most_threads(self) -> int:
         return self.threads or min(available_threads(), most_threads(self.backend))

@@ -28,7 +28,9 @@ class Pace:
     #: Workers in use, and whether the other number of them is being tried.
     usual: int = field(init=False)
     trying: bool = field(default=False, init=False)
-    #: Seconds per step: in the last sample, and the least of any since the last trial.
+    #: Seconds per step: of the last sample, of the better of the last two (one may be disturbed),
+    #: and of the best since the last trial.
+    last: float = field(default=0.0, init=False)
     latest: float = field(default=0.0, init=False)
     least: float = field(default=0.0, init=False)
     #: Steps of a call with the workers in use, over which what a call costs by itself is spread.
@@ -68,14 +70,14 @@ class Pace:
 
     def _judge(self, calls: int, steps: float, within: float, seconds: float) -> None:
         if not self.trying:
-            self.call = steps / calls
-            self.latest = seconds / steps
+            self.call, before, self.last = steps / calls, self.last, seconds / steps
+            self.latest = min(before or self.last, self.last)
             self.least = min(self.least or self.latest, self.latest)
             return
         # A trial's calls may be shorter than others.
         each = within / steps + (seconds - within) / calls / max(self.call, steps / calls)
         self.patience = min(2 * self.patience, LATEST)
         if GAIN * each < self.latest:
-            self.usual, self.patience = self.workers, SOONEST
+            self.usual, self.patience, self.last = self.workers, SOONEST, 0.0
         self.trying, self.trial = False, seconds
         self.since = self.least = 0.0

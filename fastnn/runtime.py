@@ -29,6 +29,9 @@ from .pace import SAMPLE, Pace
 
 Feeds = Mapping[str, np.ndarray]
 
+#: The calls for a whole batch and for the last one of an epoch, each with what they view.
+_Tables = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
 #: Seconds of one native call, so that Ctrl-C and the progress bar are served in time.
 SLICE = 0.05
 
@@ -716,18 +719,26 @@ class NativeRunner(Runner):
         return table, self._places[key][1]
 
     def _run(self, feeds: Feeds, totals: np.ndarray, span: _Span) -> tuple[int, int]:
+        # Memory for exchanges takes turns over whole steps.
+        assert span.update or not self.program.by_units or span.last - span.first <= 1
+        if self._arrived:
+            self._take_arrived()
         pace, threads = self._pace, self.program.split.threads
-        if pace is None or span.workers or span.times is not None:
-            return self._run_with(min(span.workers or threads, threads), feeds, totals, span)
+        workers = min(span.workers or threads, threads)
+        if pace is None or workers < threads or span.times is not None:
+            return self._execute(workers, self._fed_all(workers, feeds, span), totals, span)
         if not span.update:
-            return self._run_with(pace.workers, feeds, totals, span)
+            return self._execute(
+                pace.workers, self._fed_all(pace.workers, feeds, span), totals, span
+            )
         deadline = perf_counter() + span.seconds
         while True:
             left = max(0.0, deadline - perf_counter())
             part = replace(span, seconds=min(SAMPLE, left) if pace.begin() else left)
-            self._fed_all(pace.workers, feeds, span)  # new tables are nothing that calls cost
+            # Before the clock is looked at: tables are made once, not in every call.
+            tables = self._fed_all(pace.workers, feeds, span)
             began = perf_counter()
-            status, step = self._run_with(pace.workers, feeds, totals, part)
+            status, step = self._execute(pace.workers, tables, totals, part)
             now = perf_counter()
             steps = span.whole_steps(step) - span.whole_steps(span.first)
             pace.ran(steps, float(self._lasted[0]), now - began)
@@ -735,23 +746,19 @@ class NativeRunner(Runner):
                 return status, step
             span = replace(span, first=step)
 
-    def _fed_all(
-        self, workers: int, feeds: Feeds, span: _Span
-    ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    def _fed_all(self, workers: int, feeds: Feeds, span: _Span) -> _Tables:
         """`_fed` for whole batches, and for the last."""
+        workers = workers if self.program.by_units else self.program.split.threads
         ordered, rest = span.order is None, span.rows % span.batch
         full = self._fed(min(span.batch, span.rows), feeds, ordered, workers)
         return full, self._fed(rest, feeds, ordered, workers) if rest else full
 
-    def _run_with(
-        self, workers: int, feeds: Feeds, totals: np.ndarray, span: _Span
+    def _execute(
+        self, workers: int, tables: _Tables, totals: np.ndarray, span: _Span
     ) -> tuple[int, int]:
-        # Memory for exchanges takes turns over whole steps.
-        assert span.update or not self.program.by_units or span.last - span.first <= 1
-        if self._arrived:
-            self._take_arrived()
+        """One native call."""
         order = span.order
-        (full, views), (partial, partial_views) = self._fed_all(workers, feeds, span)
+        (full, views), (partial, partial_views) = tables
         with blas_threads("blas" in self.providers):
             return executor.run(
                 full,

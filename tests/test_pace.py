@@ -128,9 +128,9 @@ def test_one_worker_does_what_all_threads_would_repeat_only_once(monkeypatch):
     )
     order = runtime.Order(ROWS)  # rows are copied
     for workers in (1, 2):
-        runner._run_with(
-            workers, prepared.feeds, np.zeros((1, 2)),
-            runtime._Span(ROWS, BATCH, 0, 1, order, 1.0, None, True, workers),
+        runner.run(
+            prepared.feeds, np.zeros((1, 2)), rows=ROWS, batch=BATCH, last=1, order=order,
+            workers=workers,
         )  # fmt: skip
     table = tables[1]
     left_out = {
@@ -163,17 +163,18 @@ def test_a_loss_that_all_threads_lost_is_not_lost_for_one():
 @pytest.mark.parametrize("way", WAYS)
 def test_a_loss_that_is_lost_in_a_trial_ends_the_run(way, monkeypatch):
     two_threads_by_choice(monkeypatch)
-    monkeypatch.setattr(Pace, "begin", lambda self: True)
     model = make(way, None)
-    feeds = model._prepare(*data(), None).feeds
-    runner = model._runner("train", model._prepare(*data(), None), BATCH)
+    prepared = model._prepare(*data(), None)
+    feeds, runner = prepared.feeds, model._runner("train", prepared, BATCH)
+    (pace,) = model._paces.values()
+    pace.trying = True
     seen = []
     watch(monkeypatch, seen)
     lost = feeds | {"x": np.full((ROWS, FEATURES), np.nan, "float32")}
     totals = np.zeros((1, len(runner.program.sums)))
     found = runner.run(lost, totals, rows=ROWS, batch=BATCH, last=3)
     assert found == (runtime.NOT_FINITE, 0)
-    assert [status for *_, status in seen] == [runtime.NOT_FINITE]
+    assert seen == [(1, True, runtime.NOT_FINITE)]
 
 
 def test_only_steps_that_train_are_measured(monkeypatch):
@@ -215,6 +216,23 @@ def test_what_was_measured_holds_for_another_learning_rate(monkeypatch):
     assert len(model._runners) == 2 and {workers for workers, *_ in seen} == {1}
 
 
+def test_a_model_that_has_all_threads_of_fit_many_is_measured_too(monkeypatch):
+    two_threads_by_choice(monkeypatch)
+    X, y = data()
+    models = [make("rows", None) for _ in range(3)]
+    for model in models:
+        model.fit(X, y, batch_size=BATCH, verbose=0)
+        (pace,) = model._paces.values()
+        monkeypatch.setattr(pace, "ran", lambda *numbers: ran.append(numbers))
+    ran, seen = [], []
+    watch(monkeypatch, seen)
+    fnn.fit_many(models[:2], X, y, batch_size=BATCH, threads=1, verbose=0)
+    assert not ran and {workers for workers, *_ in seen} == {1}
+    seen.clear()
+    fnn.fit_many(models[2:], X, y, batch_size=BATCH, threads=2, verbose=0)
+    assert ran and {workers for workers, *_ in seen} == {2}
+
+
 # ------------------------------------------------------------------ the choice
 
 
@@ -246,14 +264,11 @@ class Machine:
         return self
 
 
-@pytest.mark.parametrize("fixed", [0.0, 5e-4])
-@pytest.mark.parametrize("call", [1e-4, 1e-3, 0.05])
+@pytest.mark.parametrize("call, fixed", [(1e-4, 0.0), (1e-3, 0.0), (0.05, 0.0), (0.05, 5e-4)])
 @pytest.mark.parametrize("step", [5e-6, 3e-4, 0.03])
 @pytest.mark.parametrize("gain", [0.3, 0.8, 1.5, 2.0])
 def test_the_faster_way_is_taken_nearly_all_the_time(gain, step, call, fixed):
     machine = Machine(lambda w, now: step if w == 1 else step / gain, call=call, fixed=fixed)
-    if fixed > call / 5:
-        return  # steps make little difference
     # At first all threads work, until the first trial.
     first = pacing.SOONEST * max(pacing.SAMPLE, 2 * step / gain) + call + step / gain
     machine.until(first + 20)
@@ -268,9 +283,10 @@ def test_what_a_call_costs_does_not_speak_against_short_trials():
     assert machine.with_workers[1] > 0.9 * machine.now
 
 
-def test_single_short_calls_that_take_long_do_not_decide():
+@pytest.mark.parametrize("call", [1e-4, 0.05])
+def test_single_calls_that_take_long_do_not_decide(call):
     """Every tenth takes half as long again with all threads, longer than with one worker."""
-    machine = Machine(lambda w, now: 1.3e-5 if w == 1 else 1e-5, call=1e-4, disturbed=0.1)
+    machine = Machine(lambda w, now: 1.3e-5 if w == 1 else 1e-5, call=call, disturbed=0.1)
     machine.until(20)
     assert machine.with_workers[2] > 0.95 * machine.now
 
@@ -301,7 +317,7 @@ def test_a_sudden_change_is_noticed_at_once():
     machine = Machine(lambda workers, now: 1e-5 if workers == 1 else 3e-5 if busy else 6e-6)
     machine.until(10)
     tries = machine.tries
-    while machine.tries == tries:
+    while machine.tries == tries and machine.now < 20:
         machine.until(machine.now + 0.01)
     alone, busy = machine.with_workers[1], True
     machine.until(machine.now + 0.5)

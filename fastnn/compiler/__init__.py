@@ -283,7 +283,7 @@ def compile_program(
     """Compile a network for one purpose and batches of up to ``batch`` rows.
 
     ``threads`` is the most that may be used, or, when ``forced``, the number to use; ``steps`` are
-    expected of a native call at least.
+    expected of a native call.
     ``any_threads`` asks for results that do not depend on the number of threads, which rules out
     giving each thread its own rows.
     """

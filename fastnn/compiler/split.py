@@ -7,7 +7,8 @@ each thread has its part of the units of every other hidden layer with all their
 meet for the sums behind these (`units.py`). The estimate below needs to be right only about which
 of the four is best: that decides how numbers are summed, so it must not depend on what is measured.
 Where the gain is doubtful one thread does the work; where threads gain nothing just now, one does
-the work of all (`fastnn.pace`). A barrier is counted for every call, although there are fewer.
+the work of all (`fastnn.pace`). Of shared calls a barrier is counted for each, although there are
+fewer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FLOPS = 1e11  # of one thread, in the products of a training step
 BYTES = 1e10  # per second and thread, to and from memory beyond the caches
 HANDED = 8e9  # per second, from one thread to another (Zen 4: 14e9 in a cluster of cores, else 3e9)
 BARRIER = 1.5e-6  # seconds for threads to meet
-#: The same where they come from equal shares of the units, for each thread but one.
+#: The same for each thread but one, where all have equal shares of the units and arrive together.
 MEETING = 5e-7
 LEAST_GAIN = 1.25  # over one thread, by the estimate
 
@@ -71,7 +72,7 @@ def choose(
 
     ``flops`` and ``calls`` are those of forward and backward for ``rows`` rows, ``moved`` the bytes
     that calls hand on to each other; ``units`` is None where hidden units cannot be divided. A
-    native call is of ``steps`` steps at least. ``forced`` takes all the threads that were asked
+    native call is of about ``steps`` steps. ``forced`` takes all the threads that were asked
     for, by the best way.
     """
     if threads == 1:

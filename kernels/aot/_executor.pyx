@@ -135,7 +135,7 @@ ctypedef struct Job:
     Step* steps
     const Sum* sums             # of all threads, or where they are apart [thread][sum]
     int64_t n_sums
-    int apart           # each thread has all sums: they meet only where calls ask for it
+    int apart           # each worker has all sums: they meet only where calls ask for it
     const View* views[2]        # of the tables: [thread][view]
     int64_t n_views             # of one thread
     const Move* moves           # [thread][move]
@@ -151,7 +151,7 @@ ctypedef struct Job:
     double* totals              # [epoch][sum], from the epoch of step 0 on
     double* times               # [call] seconds on worker 0, or NULL
     double looked               # when worker 0 last looked at the clock for them
-    double lasted               # seconds of all steps, on worker 0
+    double lasted               # seconds of all steps on worker 0, but for shuffling
     double deadline
     int64_t* progress           # the next step, for a caller that is interrupted
     int update
@@ -256,10 +256,11 @@ cdef void work(void* shared, int worker) noexcept nogil:
     cdef Worker w = worker_of(job, worker)
     cdef double began
     move(&w, 0)
+    team_barrier(&job.team)  # so that waiting for threads to start is no part of the steps
     began = team_now()
     run_steps(&w)
     if worker == 0:
-        job.lasted = team_now() - began
+        job.lasted += team_now() - began
     if job.update and job.n_moves:
         # If one has lost the loss, another may have gone on with what it had not finished.
         team_barrier(&job.team)
@@ -309,13 +310,16 @@ cdef void run_steps(const Worker* w) noexcept nogil:
     cdef int64_t per_epoch = (job.rows + job.batch - 1) // job.batch
     cdef int64_t s, epoch, c, stop
     cdef int smaller
+    cdef double began
     for s in range(job.first, job.last):
         epoch = s // per_epoch
         if job.order != NULL and (s == job.first or s == epoch * per_epoch):
             # (Another may still be at the end of a step, where nobody reads the order any more.)
             if w.low == 0 and job.order_epoch[0] != job.epochs + epoch:
+                began = team_now()
                 shuffle_rows(job.seed, <uint32_t>(job.epochs + epoch), job.rows, job.keys,
                              job.order, job.order + job.rows)
+                job.lasted -= team_now() - began
                 job.order_epoch[0] = job.epochs + epoch
             team_barrier(&job.team)
         smaller = (s - epoch * per_epoch + 1) * job.batch > job.rows
@@ -365,7 +369,7 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
 
     ``full`` and ``partial`` are CALL arrays of shape (threads, calls) for a whole and for the last
     batch, ``steps`` a STEP array with one entry per thread, ``sums`` a SUM array of shape
-    (1, sums), or (threads, sums) where each thread computes all of them. ``views`` are two VIEW
+    (1, sums), or (threads, sums) if the lowest of each worker has them all. ``views`` are two VIEW
     arrays of shape (threads, views), for a whole and for the last batch. A thread leaves out calls
     for which it has no kernel, a worker those for which its lowest thread has none. ``moves``, a
     MOVE array of shape (threads, moves), is what threads copy to memory of their own before the
@@ -373,7 +377,7 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
     one after that; without ``update`` only the first ``compute`` calls run.
     ``progress`` holds the next step at any time. ``workers``, as many as there are threads by
     default, may be fewer: results stay the same. ``lasted`` receives the seconds of the steps,
-    without what a call costs beside them. The GIL is released throughout.
+    without shuffling and what a call costs beside them. The GIL is released throughout.
     """
     cdef Job job
     cdef int error, thread
@@ -431,6 +435,7 @@ def run(full, partial, steps, sums, double[:, ::1] totals, *, int64_t compute, b
     progress[0] = first
     job.progress = &progress[0]
     job.update = update
+    job.lasted = 0
     job.stop = -1
     job.status = 0
     with nogil:
