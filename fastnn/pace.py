@@ -78,6 +78,6 @@ class Pace:
         each = within / steps + (seconds - within) / calls / max(self.call, steps / calls)
         self.patience = min(2 * self.patience, LATEST)
         if GAIN * each < self.latest:
-            self.usual, self.patience, self.last = self.workers, SOONEST, 0.0
+            self.usual, self.patience = self.workers, SOONEST
         self.trying, self.trial = False, seconds
         self.since = self.least = 0.0
