@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 SAMPLE = 2e-3
 #: How many times as long as a trial the program runs before it: at first, and at most, where one
 #: trial after the other changes nothing.
-SOONEST, LATEST = 50, 400
+SOONEST, LATEST = 50, 300
+#: Of a sample in the average: a single one may be disturbed.
+WEIGHT = 0.25
 #: How much faster the other way has to be, and how much slower than usual asks for a trial.
 GAIN, CHANGE = 1.1, 1.25
 
@@ -28,9 +30,7 @@ class Pace:
     #: Workers in use, and whether the other number of them is being tried.
     usual: int = field(init=False)
     trying: bool = field(default=False, init=False)
-    #: Seconds per step: of the last sample, of the better of the last two (one may be disturbed),
-    #: and of the best since the last trial.
-    last: float = field(default=0.0, init=False)
+    #: Seconds per step: a moving average over samples, and about the least that it was of late.
     latest: float = field(default=0.0, init=False)
     least: float = field(default=0.0, init=False)
     #: Steps of a call with the workers in use, over which what a call costs by itself is spread.
@@ -70,14 +70,15 @@ class Pace:
 
     def _judge(self, calls: int, steps: float, within: float, seconds: float) -> None:
         if not self.trying:
-            self.call, before, self.last = steps / calls, self.last, seconds / steps
-            self.latest = min(before or self.last, self.last)
+            each, self.call = seconds / steps, steps / calls
+            self.latest += (each - self.latest) * (WEIGHT if self.latest else 1)
             self.least = min(self.least or self.latest, self.latest)
             return
         # A trial's calls may be shorter than others.
         each = within / steps + (seconds - within) / calls / max(self.call, steps / calls)
-        self.patience = min(2 * self.patience, LATEST)
         if GAIN * each < self.latest:
-            self.usual, self.patience = self.workers, SOONEST
-        self.trying, self.trial = False, seconds
-        self.since = self.least = 0.0
+            self.usual, self.patience, self.latest, self.least = self.workers, SOONEST, each, each
+        else:  # what was a change is less of one the next time
+            self.patience = min(2 * self.patience, LATEST)
+            self.least = min(self.latest, CHANGE * self.least)
+        self.trying, self.trial, self.since = False, seconds, 0.0
