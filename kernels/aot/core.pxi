@@ -105,6 +105,18 @@ cdef extern from "tile.h" nogil:
     int TILE_SUMS, TILE_RELU, TILE_RELU_GRADIENT
     tile_fn tile_with_duty(int rows, int duty)
 
+cdef extern from "sparse.h" nogil:
+    int SPARSE_DEPTH
+    int SPARSE_VECTORS
+    ctypedef uint64_t sparse_masks[64]
+    int mostly_zero(const real* x, int64_t ld, int64_t rows, int64_t columns)
+    void sparse_rows(int vectors, const real* a, int64_t lda, int k, const real* b, int64_t ldb,
+                     const real* start, int again, real* sums, int64_t ld, int64_t rows)
+    void column_masks(const real* x, int64_t ld, int64_t rows, int columns, sparse_masks* masks)
+    void sparse_columns(int vectors, const real* x, int64_t ld, int64_t rows, int64_t columns,
+                        const uint64_t* masks, const real* b, int64_t ldb, int64_t gap, real* sums,
+                        int64_t ld_sums)
+
 cdef extern from "elementary.h" nogil:
     real r_exp(real x)
     real r_expm1(real x)
@@ -156,6 +168,7 @@ cdef inline int64_t share(int64_t n, int64_t unit, int thread, int threads) noex
 include "scalars.pxi"
 include "gemm.pxi"
 include "update.pxi"
+include "sparse.pxi"
 include "dense.pxi"
 include "softmax.pxi"
 include "normalization.pxi"

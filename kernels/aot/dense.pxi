@@ -141,7 +141,8 @@ cdef void narrow_dw(const real* x, const real* dz, int64_t batch, int64_t inputs
 cdef void dense_dw(const Call* call, int thread, int threads) noexcept nogil:
     """dw[I, O] = x[B, I]^T dz[B, O]; db[O] = sum of dz over the batch"""
     cdef Product p
-    cdef int64_t batch = call.sizes[0], inputs = call.sizes[1], units = call.sizes[2], j0, j1
+    cdef int64_t batch = call.sizes[0], inputs = call.sizes[1], units = call.sizes[2]
+    cdef int64_t i0 = 0, i1 = inputs, j0 = 0, j1 = units
     cdef const real* x = <const real*>call.buffers[0]
     cdef const real* dz = <const real*>call.buffers[1]
     cdef real* dw = <real*>call.buffers[2]
@@ -165,7 +166,12 @@ cdef void dense_dw(const Call* call, int thread, int threads) noexcept nogil:
         p.ldc = units
         p.constants = call.constants
         p.scratch = <real*>call.step.scratch
-        multiply(&p, thread, threads)
+        divide(inputs, units, units >= max(inputs, <int64_t>(threads * TILE_COLUMNS)), thread,
+               threads, &i0, &i1, &j0, &j1)
+        if sparse(x + i0, inputs, batch, i1 - i0):
+            weights_sparse(call, i0, i1, j0, j1, NULL, p.scratch)
+        else:
+            multiply(&p, thread, threads)
     if db != NULL:
         j0 = share(units, VLEN, thread, threads)
         j1 = share(units, VLEN, thread + 1, threads)
@@ -221,6 +227,11 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
         if thread == 0:
             update_bias(&rule, call, 0, units, gradient)
         return
+    if sparse(x + i0, inputs, batch, i1 - i0):
+        weights_sparse(call, i0, i1, j0, j1, &rule, <real*>call.step.scratch)
+        if i0 == 0:
+            update_bias(&rule, call, j0, j1, gradient)
+        return
     tiles = blocks_of(i1 - i0, TILE_ROWS)
     no_epilogue(&p)
     p.a = x
@@ -271,13 +282,7 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
                             &shape, a, b, gradient + j, width, 1)
                     else:
                         strip(&shape, a, b, gradient + j, bottom - top, width, 1)
-                if n == units:  # whole rows of w: one contiguous run
-                    apply_rule(&rule, top * units, gradient, (bottom - top) * n,
-                               call.constants)
-                else:
-                    for i in range(top, bottom):
-                        apply_rule(&rule, i * units + first, gradient + (i - top) * n, n,
-                                   call.constants)
+                apply_to_rows(&rule, call, gradient, top, bottom - top, first, n)
     if i0 == 0:  # threads that share columns leave the bias to the first of them
         update_bias(&rule, call, j0, j1, gradient)
 

@@ -115,6 +115,16 @@ cdef inline int apart(const Product* p) noexcept nogil:
     return octets % HALF_PAGE == 0 and p.k * octets > SMALL_BYTES
 
 
+cdef inline int64_t parts_of(const Product* p, int direct) noexcept nogil:
+    """Parts of K, nearly equal, of which each is summed by itself."""
+    cdef int64_t octets = p.k * p.n * <int64_t>sizeof(real)
+    if not direct:
+        return max(blocks_of(p.k, K_BLOCK), <int64_t>1)
+    if p.m > TILE_ROWS and STAYING_BYTES < octets <= DIRECT_BYTES and not apart(p):
+        return blocks_of(octets, STAYING_BYTES)
+    return 1
+
+
 cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
                           int64_t j1) noexcept nogil:
     """Rows i0 to i1, columns j0 to j1, straight from the matrices.
@@ -124,14 +134,12 @@ cdef void multiply_direct(const Product* p, int64_t i0, int64_t i1, int64_t j0,
     """
     cdef TileShape shape
     cdef FewRows few
-    cdef int64_t block, blocks, height = tile_height(p.lda, p.a_by_columns), parts = 1
-    cdef int64_t top, bottom, first, j, panel, part, k0
+    cdef int64_t block, blocks, height = tile_height(p.lda, p.a_by_columns)
+    cdef int64_t top, bottom, first, j, panel, part, k0, parts = parts_of(p, 1)
     cdef int width
     cdef const real* a
     cdef const real* b
     cdef int64_t octets = p.k * p.n * <int64_t>sizeof(real)
-    if p.m > TILE_ROWS and STAYING_BYTES < octets <= DIRECT_BYTES and not apart(p):
-        parts = blocks_of(octets, STAYING_BYTES)
     cdef int small = octets <= SMALL_BYTES
     cdef int are_few = parts == 1 and not p.a_by_columns and i1 - i0 <= (1 if small else MOST_FEW)
     # Of a B that stays in the first cache many rows go by each panel: as many as stay there too
@@ -305,7 +313,7 @@ cdef void multiply_packed(const Product* p, int64_t i0, int64_t i1, int64_t j0, 
     shape.ldc = p.ldc
     shape.to_y = <int64_t>p.y - <int64_t>p.c
     # Blocks of nearly equal size: a thin one would pack as much as a thick one and use it less.
-    cdef int64_t k_blocks = max(blocks_of(p.k, K_BLOCK), <int64_t>1)
+    cdef int64_t k_blocks = parts_of(p, 0)
     cdef int64_t m_blocks = blocks_of(i1 - i0, M_BLOCK)
     for k_block in range(k_blocks):
         k0 = p.k * k_block // k_blocks
@@ -392,6 +400,7 @@ cdef inline int packs_a(const Product* p, int64_t columns) noexcept nogil:
 cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
     """This thread's part of the product."""
     cdef int64_t i, i0 = 0, i1 = p.m, j0 = 0, j1 = p.n, rows, columns, block, unpacked
+    cdef int direct
     cdef Product turned
     # Each thread reads all of the operand whose side is not divided: let that be the smaller one.
     divide(p.m, p.n, p.n >= max(p.m, <int64_t>(threads * TILE_COLUMNS)), thread, threads,
@@ -427,12 +436,18 @@ cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
     unpacked = 2 * TILE_ROWS
     if not p.a_by_columns and p.k * p.n * <int64_t>sizeof(real) > FAR_BYTES:
         unpacked = FAR_ROWS
-    if not p.b_transposed and (rows <= unpacked or (
-            p.k * columns * <int64_t>sizeof(real) <= DIRECT_BYTES
-            and (rows < 8 * TILE_ROWS or not apart(p)))):
-        if threads > 1:  # another core may have written B: fetch it faster than tile by tile
-            for i in range(p.k):
-                prefetch_l2(p.b + i * p.ldb + j0, j1 - j0)
-        multiply_direct(p, i0, i1, j0, j1)
-    else:
+    direct = not p.b_transposed and (rows <= unpacked or (
+        p.k * columns * <int64_t>sizeof(real) <= DIRECT_BYTES
+        and (rows < 8 * TILE_ROWS or not apart(p))))
+    if not p.a_by_columns and not p.b_transposed and p.k >= SPARSE_INPUTS and (
+            mostly_zero(p.a + i0 * p.lda, p.lda, i1 - i0, p.k)):
+        j0 = multiply_sparse(p, i0, i1, j0, j1, parts_of(p, direct))
+        if j0 == j1:
+            return
+    if not direct:
         multiply_packed(p, i0, i1, j0, j1, packs_a(p, j1 - j0))
+        return
+    if threads > 1:  # another core may have written B: fetch it faster than tile by tile
+        for i in range(p.k):
+            prefetch_l2(p.b + i * p.ldb + j0, j1 - j0)
+    multiply_direct(p, i0, i1, j0, j1)

@@ -1,0 +1,173 @@
+/* Sums of products over the numbers of a layer's input that are not zero.
+ *
+ * Pixels around a digit, counts of words, categories as ones among zeros: of such an input most
+ * numbers are zero, and so is what they add. A mask of 64 bits says which of 64 are not; a sum goes
+ * through its ones, in the order in which a tile goes through all of them, and so is the same to the
+ * bit. A part of the other operand, 64 rows by a few vectors, stays in the first cache meanwhile.
+ */
+#ifndef FASTNN_SPARSE_H
+#define FASTNN_SPARSE_H
+
+#include "tile.h"
+
+#define SPARSE_DEPTH 64  /* numbers of a mask */
+#define SPARSE_VECTORS 8 /* of a row of sums that stay in registers */
+
+typedef uint64_t sparse_masks[SPARSE_DEPTH];
+
+/* A bit for each number of a vector: whether it is not zero. */
+FASTNN_INLINE uint64_t v_nonzero(vreal v) {
+#if defined(__AVX512F__) && FASTNN_DOUBLE
+    return _mm512_cmp_pd_mask(v, _mm512_setzero_pd(), _CMP_NEQ_UQ);
+#elif defined(__AVX512F__)
+    return _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+#elif defined(__AVX2__) && FASTNN_DOUBLE
+    return (uint64_t)_mm256_movemask_pd(_mm256_cmp_pd(v, _mm256_setzero_pd(), _CMP_NEQ_UQ));
+#elif defined(__AVX2__)
+    return (uint64_t)_mm256_movemask_ps(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_NEQ_UQ));
+#else
+    uint64_t mask = 0;
+    for (int i = 0; i < VLEN; i++) mask |= (uint64_t)(v[i] != 0) << i;
+    return mask;
+#endif
+}
+
+/* The same for n numbers, at most SPARSE_DEPTH. */
+FASTNN_INLINE uint64_t nonzeros(const real *p, int n) {
+    uint64_t mask = 0;
+    int i = 0;
+    if (n == SPARSE_DEPTH) {
+#pragma GCC unroll 32
+        for (int v = 0; v < SPARSE_DEPTH; v += VLEN) mask |= v_nonzero(v_load(p + v)) << v;
+        return mask;
+    }
+    for (; i + VLEN <= n; i += VLEN) mask |= v_nonzero(v_load(p + i)) << i;
+    if (i < n) mask |= v_nonzero(v_load_n(p + i, n - i)) << i;
+    return mask;
+}
+
+/* Whether at most a share of a few rows of x is not zero. */
+#define SPARSE_SAMPLE 4
+#ifndef SPARSE_PERCENT
+#define SPARSE_PERCENT 40
+#endif
+static int mostly_zero(const real *x, int64_t ld, int64_t rows, int64_t columns) {
+    const int64_t most = columns * SPARSE_PERCENT / 100;
+    const int64_t step = rows > SPARSE_SAMPLE ? rows / SPARSE_SAMPLE : 1;
+    int64_t seen = 0, found = 0;
+    for (int64_t row = 0; row < rows && seen < SPARSE_SAMPLE; row += step) {
+        seen++;
+        for (int64_t j = 0; j < columns; j += SPARSE_DEPTH) {
+            const int64_t left = columns - j;
+            found += __builtin_popcountll(
+                nonzeros(x + row * ld + j, left < SPARSE_DEPTH ? (int)left : SPARSE_DEPTH));
+        }
+        if (found > SPARSE_SAMPLE * most) break;
+    }
+    return found <= seen * most;
+}
+
+/* Each of `mask`'s ones, from the lowest on, as `i`. */
+#define EACH_ONE(mask, i)                                                                          \
+    for (uint64_t ones = (mask), i; ones && (i = (uint64_t)__builtin_ctzll(ones), 1); ones &= ones - 1)
+
+FASTNN_INLINE void sparse_rows_body(const int NV, const real *a, int64_t lda, int k, const real *b,
+                                    int64_t ldb, const real *start, int again, real *sums,
+                                    int64_t ld, int64_t rows) {
+    for (; rows > 0; rows--, a += lda, sums += ld) {
+        const uint64_t mask = nonzeros(a, k);
+        vreal acc[SPARSE_VECTORS];
+        if (again && !mask) continue;
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; v++)
+            acc[v] = again ? v_load(sums + v * VLEN) : start ? v_load(start + v * VLEN) : (vreal){0};
+#pragma GCC unroll 1
+        EACH_ONE(mask, i) {
+            const vreal scalar = v_all(a[i]);
+            const real *row = b + (int64_t)i * ldb;
+#pragma GCC unroll 8
+            for (int v = 0; v < NV; v++) ADD_PRODUCT(acc[v], scalar, v_load(row + v * VLEN));
+        }
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; v++) v_store(sums + v * VLEN, acc[v]);
+    }
+}
+
+/* Rows of sums over k <= SPARSE_DEPTH numbers of a's rows, of 1, 2, 4 or 8 vectors: they begin with
+ * `start`, or zero where that is NULL, or go on from what is there `again`. */
+static void sparse_rows(int vectors, const real *a, int64_t lda, int k, const real *b, int64_t ldb,
+                        const real *start, int again, real *sums, int64_t ld, int64_t rows) {
+#define SPARSE_ROWS(NV)                                                                            \
+    case NV: sparse_rows_body(NV, a, lda, k, b, ldb, start, again, sums, ld, rows); break
+    switch (vectors) { SPARSE_ROWS(1); SPARSE_ROWS(2); SPARSE_ROWS(4); SPARSE_ROWS(8); }
+#undef SPARSE_ROWS
+}
+
+/* For each column of x, which of the rows are not zero there: a mask for every SPARSE_DEPTH rows. */
+static void column_masks(const real *x, int64_t ld, int64_t rows, int columns, sparse_masks *masks) {
+    for (int64_t top = 0; top < rows; top += SPARSE_DEPTH, masks++) {
+        uint64_t *m = *masks;
+        for (int64_t i = 0; i < SPARSE_DEPTH; i++)
+            m[i] = top + i < rows ? nonzeros(x + i * ld, columns) : 0;
+        x += SPARSE_DEPTH * ld;
+        /* Transposed: the quarters of a square that are off its diagonal change places, then those
+         * of each quarter. (Warren, Hacker's Delight, 7-3) */
+        uint64_t low = 0xffffffffu;
+        for (int half = 32; half > 0; half /= 2, low ^= low << half)
+            for (int first = 0; first < SPARSE_DEPTH; first += 2 * half)
+                for (int i = first; i < first + half; i++) {
+                    const uint64_t off = ((m[i] >> half) ^ m[i + half]) & low;
+                    m[i] ^= off << half;
+                    m[i + half] ^= off;
+                }
+    }
+}
+
+/* Two columns of x at a time, which are mostly alike: a row of b serves both. */
+FASTNN_INLINE void sparse_columns_body(const int NV, const int TWO, const real *x, int64_t ld,
+                                       int64_t rows, const sparse_masks *masks, const real *b,
+                                       int64_t ldb, int64_t gap, real *sums, int64_t ld_sums) {
+    vreal acc[2][SPARSE_VECTORS];
+#pragma GCC unroll 2
+    for (int r = 0; r < 1 + TWO; r++)
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; v++) acc[r][v] = (vreal){0};
+    for (; rows > 0; rows -= SPARSE_DEPTH, masks++, x += SPARSE_DEPTH * ld, b += SPARSE_DEPTH * ldb) {
+        const uint64_t mask = (*masks)[0] | (TWO ? (*masks)[1] : 0);
+#pragma GCC unroll 1
+        EACH_ONE(mask, i) {
+            const real *row = b + (int64_t)i * ldb, *numbers = x + (int64_t)i * ld;
+            const vreal one = v_all(numbers[0]), other = v_all(numbers[TWO]);
+#pragma GCC unroll 8
+            for (int v = 0; v < NV; v++) {
+                const vreal of_b = v_load(row + v / TILE_VECTORS * gap + v % TILE_VECTORS * VLEN);
+                ADD_PRODUCT(acc[0][v], one, of_b);
+                if (TWO) ADD_PRODUCT(acc[1][v], other, of_b);
+            }
+        }
+    }
+#pragma GCC unroll 2
+    for (int r = 0; r < 1 + TWO; r++)
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; v++) v_store(sums + r * ld_sums + v * VLEN, acc[r][v]);
+}
+
+/* Rows of x^T b, one for each of a few columns of x, of 1, 2 or 4 vectors. Every TILE_VECTORS of b's
+ * come `gap` numbers after those before. */
+static void sparse_columns(int vectors, const real *x, int64_t ld, int64_t rows, int64_t columns,
+                           const uint64_t *masks, const real *b, int64_t ldb, int64_t gap,
+                           real *sums, int64_t ld_sums) {
+#define SPARSE_COLUMNS(NV, TWO)                                                                    \
+    sparse_columns_body(NV, TWO, x, ld, rows, (const sparse_masks *)masks, b, ldb, gap, sums, ld_sums)
+    for (; columns > 0; columns -= 2, x += 2, masks += 2, sums += 2 * ld_sums) {
+        const int two = columns > 1;
+        switch (vectors) {
+        case 1: if (two) SPARSE_COLUMNS(1, 1); else SPARSE_COLUMNS(1, 0); break;
+        case 2: if (two) SPARSE_COLUMNS(2, 1); else SPARSE_COLUMNS(2, 0); break;
+        case 4: if (two) SPARSE_COLUMNS(4, 1); else SPARSE_COLUMNS(4, 0); break;
+        }
+    }
+#undef SPARSE_COLUMNS
+}
+
+#endif

@@ -1,0 +1,155 @@
+# Products with an input that is mostly zeros: of MNIST's pixels four of five are. They give what
+# tiles give, to the bit, so that each thread decides by what it has before it.
+
+cdef enum:
+    SPARSE_INPUTS = 128      # columns of an input from which it is worth looking
+    SPARSE_ROWS = 128        # of sums that go through a part of the weights together
+    SPARSE_LEAST = 16        # rows of a batch, and at most so many, for a gradient by the weights
+    SPARSE_BATCH = 512
+    SPARSE_BLOCK = 2048      # numbers of a gradient that are made before the rule runs over them
+
+
+cdef inline int vectors_of(int64_t columns, int most) noexcept nogil:
+    """Vectors of sums that are made together next, of so many columns: a power of two."""
+    while most * VLEN > columns:
+        most //= 2
+    return most
+
+
+cdef int64_t multiply_sparse(const Product* p, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
+                             int64_t parts) noexcept nogil:
+    """Rows i0 to i1, and of columns j0 to j1 whole vectors: returns where the rest begins.
+
+    Of each of the `parts` of K the sum is made by itself, as tiles do.
+    """
+    cdef int64_t top, rows, part, k0, k1, k, i, r, stop = j0 + (j1 - j0) // VLEN * VLEN, j = j0
+    cdef int64_t ldb, ld
+    cdef int vectors, depth, v, copies = p.ldb * <int64_t>sizeof(real) % HALF_PAGE == 0
+    cdef real* copied = p.scratch
+    cdef real* later = p.scratch + SPARSE_DEPTH * SPARSE_VECTORS * VLEN
+    cdef real* sums
+    cdef real* c
+    cdef const real* b
+    while j < stop:
+        vectors = vectors_of(stop - j, SPARSE_VECTORS)
+        top = i0
+        while top < i1:
+            rows = min(i1 - top, <int64_t>SPARSE_ROWS)
+            c = p.c + top * p.ldc + j
+            for part in range(parts):
+                k0 = p.k * part // parts
+                k1 = p.k * (part + 1) // parts
+                sums = later if part else c
+                ld = vectors * VLEN if part else p.ldc
+                for i in range(blocks_of(k1 - k0, SPARSE_DEPTH)):
+                    k = k0 + i * SPARSE_DEPTH
+                    depth = <int>min(k1 - k, <int64_t>SPARSE_DEPTH)
+                    b = p.b + k * p.ldb + j
+                    ldb = p.ldb
+                    if copies:  # rows so far apart share too few places of the first cache
+                        ldb = vectors * VLEN
+                        for r in range(depth):
+                            for v in range(vectors):
+                                v_store(copied + r * ldb + v * VLEN,
+                                        v_load(b + r * p.ldb + v * VLEN))
+                        b = copied
+                    sparse_rows(vectors, p.a + top * p.lda + k, p.lda, depth, b, ldb,
+                                p.bias + j if p.bias != NULL and part == 0 else NULL, i > 0, sums,
+                                ld, rows)
+                if part:
+                    for r in range(rows):
+                        for v in range(vectors):
+                            v_store(c + r * p.ldc + v * VLEN,
+                                    v_load(sums + r * ld + v * VLEN)
+                                    + v_load(c + r * p.ldc + v * VLEN))
+            finish(p, top, top + rows, j, j + vectors * VLEN, TILE_SUMS)
+            top += rows
+        j += vectors * VLEN
+    return stop
+
+
+cdef void sparse_gradient(const real* x, int64_t inputs, int64_t batch, int64_t columns,
+                          const uint64_t* masks, const real* dz, int64_t ldz, int64_t gap,
+                          int64_t units, real* gradient, int64_t ld) noexcept nogil:
+    """Rows of x^T dz for a few columns of x, whose masks are given, and so many columns of dz."""
+    cdef int64_t j = 0, whole = units // VLEN * VLEN, panel
+    cdef TileShape shape
+    cdef int vectors
+    while j < whole:
+        vectors = vectors_of(whole - j, 4)
+        panel = j // TILE_COLUMNS * gap + j % TILE_COLUMNS
+        sparse_columns(vectors, x, inputs, batch, columns, masks, dz + panel, ldz, gap,
+                       gradient + j, ld)
+        j += vectors * VLEN
+    if whole == units:
+        return
+    shape.k = batch
+    shape.lda = inputs
+    shape.ldb = ldz
+    shape.ldc = ld
+    shape.bias = NULL
+    shape.accumulate = 0
+    shape.epilogue = TILE_SUMS
+    strip(&shape, x, dz + whole // TILE_COLUMNS * gap + whole % TILE_COLUMNS, gradient + whole,
+          columns, <int>(units - whole), 1)
+
+
+cdef inline int sparse(const real* x, int64_t inputs, int64_t batch,
+                       int64_t columns) noexcept nogil:
+    """Whether the gradient by some rows of the weights is best made by the ones of masks."""
+    return columns >= SPARSE_INPUTS // 2 and SPARSE_LEAST <= batch <= SPARSE_BATCH and (
+        mostly_zero(x, inputs, batch, columns))
+
+
+cdef void apply_to_rows(const Rule* rule, const Call* call, real* gradient, int64_t top,
+                        int64_t rows, int64_t first, int64_t n) noexcept nogil:
+    """The update rule over n columns, from `first` on, of rows of the weights from `top` on."""
+    cdef int64_t i, units = call.sizes[2]
+    if n == units:  # whole rows of w: one contiguous run
+        apply_rule(rule, top * units, gradient, rows * n, call.constants)
+        return
+    for i in range(rows):
+        apply_rule(rule, (top + i) * units + first, gradient + i * n, n, call.constants)
+
+
+cdef void weights_sparse(const Call* call, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
+                         Rule* rule, real* scratch) noexcept nogil:
+    """Rows i0 to i1, columns j0 to j1 of x^T dz: given to the rule, or kept where that is NULL."""
+    cdef int64_t batch = call.sizes[0], inputs = call.sizes[1], units = call.sizes[2]
+    cdef const real* x = <const real*>call.buffers[0]
+    cdef const real* dz = <const real*>call.buffers[1]
+    cdef real* dw = <real*>call.buffers[2]
+    cdef real* packed = scratch + SPARSE_BLOCK + N_BLOCK
+    cdef int64_t chunk, first, n, top, columns, height, block, start, count, ldz
+    cdef int64_t gap
+    cdef const real* b
+    cdef uint64_t masks[SPARSE_BATCH]
+    cdef Product p
+    p.b = dz
+    p.ldb = units
+    p.b_transposed = 0
+    for chunk in range(blocks_of(j1 - j0, N_BLOCK)):
+        first = j0 + chunk * N_BLOCK
+        n = min(j1 - first, <int64_t>N_BLOCK)
+        b = dz + first
+        ldz = units
+        gap = TILE_COLUMNS
+        if n >= PACK_COLUMNS:
+            pack_b(&p, first, n, 0, batch, packed)
+            b = packed
+            ldz = TILE_COLUMNS
+            gap = TILE_COLUMNS * batch
+        top = i0
+        while top < i1:
+            columns = min(i1 - top, <int64_t>SPARSE_DEPTH)
+            column_masks(x + top, inputs, batch, <int>columns, <sparse_masks*>masks)
+            height = columns if rule == NULL else max(SPARSE_BLOCK // n // 2 * 2, <int64_t>2)
+            for block in range(blocks_of(columns, height)):
+                start = block * height
+                count = min(height, columns - start)
+                sparse_gradient(x + top + start, inputs, batch, count, masks + start, b, ldz, gap,
+                                n, dw + (top + start) * units + first if rule == NULL else scratch,
+                                units if rule == NULL else n)
+                if rule != NULL:
+                    apply_to_rows(rule, call, scratch, top + start, count, first, n)
+            top += columns

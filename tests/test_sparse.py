@@ -1,0 +1,109 @@
+"""Inputs that are mostly zeros, of which products leave the zeros out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import op_cases
+import pytest
+from op_cases import OPS, Case, Run, each_kernels, make_data
+
+#: Rows, inputs and units: parts of vectors, masks, panels and blocks; weights that are read as they
+#: are, by parts of the inputs, or packed; rows of weights half a page apart.
+SIZES = [
+    (64, 200, 40), (16, 128, 16), (1, 300, 64), (130, 784, 33), (70, 700, 160), (100, 784, 128),
+    (17, 1025, 130), (300, 150, 64), (40, 190, 512), (33, 129, 7),
+]  # fmt: skip
+PRODUCTS = [op for op in OPS.values() if op.name.startswith("dense") and op.inputs[0].name == "x"]
+each_product = pytest.mark.parametrize("op", PRODUCTS, ids=[op.name for op in PRODUCTS])
+each_size = pytest.mark.parametrize("sizes", SIZES, ids=lambda s: "-".join(map(str, s)))
+
+
+def case_of(op: op_cases.Op, kernels: op_cases.Kernels, sizes: tuple[int, ...]) -> Case:
+    """A case of the op: which of its variants, follows from the sizes."""
+    sample = op_cases.cases(op, kernels, large=False)
+    case = sample[sum(sizes) % len(sample)]
+    dims = case.dims | dict(zip("BIO", sizes, strict=True))
+    for name, rule in op.infer.items():
+        dims[name] = rule(dims)
+    case = replace(case, dims=dims)
+    if own := [o for o in case.present(op.inputs) if o in op_cases._parameters(op)]:
+        dims["P"] = sum(math.prod(case.shape(o)) for o in own)
+    return case
+
+
+def mostly_zeros(case: Case) -> op_cases.Data:
+    """The case's data, but that one of six numbers of x is not zero."""
+    data = make_data(case)
+    x = data.blocks["x"]
+    x *= np.random.default_rng(case.seed).random(x.shape) < 1 / 6
+    return data
+
+
+def results(kernels: op_cases.Kernels, case: Case, data: op_cases.Data, threads: int) -> dict:
+    run = Run(kernels, case, data, threads=threads)
+    return {o.name: run.result(o).copy() for o in case.written}
+
+
+@each_kernels
+@each_product
+@each_size
+def test_definition(kernels, op, sizes, monkeypatch):
+    monkeypatch.setattr(op_cases, "make_data", mostly_zeros)
+    case = case_of(op, kernels, sizes)
+    with op_cases.named(kernels, case):
+        op_cases.check_definition(kernels, case)
+        op_cases.check_threads(kernels, case)
+
+
+@each_kernels
+@each_product
+@each_size
+def test_leaving_zeros_out_changes_no_number(kernels, op, sizes):
+    """In a batch most of whose rows have no zeros all numbers are summed: the rows that have them
+    get the same results, and where only they have a gradient, so do the weights."""
+    case = case_of(op, kernels, sizes)
+    few = mostly_zeros(case)
+    rows = np.arange(sizes[0])
+    full = rows % 10 != min(7, sizes[0] - 1)
+    if "dz" in few.blocks:
+        few.blocks["dz"][full] = 0
+    many = few.copy()
+    x = many.blocks["x"]
+    x[full] = np.random.default_rng(1).uniform(1, 2, x.shape)[full]
+    for threads in (1, 2):
+        found = [results(kernels, case, data, threads) for data in (few, many)]
+        for name, got, want in ((name, found[0][name], found[1][name]) for name in found[0]):
+            if "dz" not in few.blocks:  # the batch is the last but one of the dimensions
+                got, want = (np.delete(a, rows[full], axis=-2) for a in (got, want))
+            np.testing.assert_array_equal(got, want, err_msg=f"{name}, {threads} threads")
+
+
+@pytest.mark.parametrize(
+    "kernels", [k for k in op_cases.KERNELS if k.provider.name.startswith("cython")], ids=str
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_meets_only_zeros_is_not_looked_at(kernels, threads):
+    """Which shows, for zero times NaN would be NaN."""
+    for sizes in ((64, 200, 64), (1, 784, 64)):
+        case = case_of(OPS["dense"], kernels, sizes)
+        data = mostly_zeros(case)
+        data.blocks["x"][:, 130:140] = 0
+        data.blocks["w"][130:140] = np.nan
+        for result in results(kernels, case, data, threads).values():
+            assert np.isfinite(result).all()
+        data.blocks["x"][...] = 1
+        for result in results(kernels, case, data, threads).values():
+            assert np.isnan(result).any()
+    for name in ("dense_dw", "dense_update"):
+        case = case_of(OPS[name], kernels, (64, 200, 64))
+        data = mostly_zeros(case)
+        data.blocks["x"][:, 130:140] = 0
+        data.blocks["dz"][3] = np.nan
+        of_weights = case.written[0]
+        made = results(kernels, case, data, threads)[of_weights.name]
+        assert np.isfinite(made[130:140]).all() and np.isnan(made).any()
+        data.blocks["x"][...] = 1
+        assert np.isnan(results(kernels, case, data, threads)[of_weights.name]).all()
