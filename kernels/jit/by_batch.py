@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 from llvmlite import ir
 
-from . import PACKED_ROWS, products
-from .flow import Size
+from . import PACKED_ROWS, products, sparse
+from .flow import I64, Size, known_size
 from .products import Operands
 from .vectors import Emitter
 
@@ -47,6 +47,22 @@ class Product:
 
     def emit(self, first: Size, last: Size) -> None:
         """Rows first to last."""
+        e = self.e
+        if not sparse.worth_looking(e, self.inputs, self.width):
+            self._dense(first, last)
+            return
+        columns = e.sub(last, first)
+        few = e.less(self.rows, sparse.LEAST), e.less(sparse.MOST, self.rows)
+        enough = e.builder.not_(e.builder.or_(e.builder.or_(*few), e.less(columns, sparse.DEPTH)))
+        sparse.either(
+            e,
+            enough,
+            lambda: sparse.mostly_zero(e, e.at(self.x, first), self.inputs, self.rows, columns),
+            lambda: self._sparse(first, last),
+            lambda: self._dense(first, last),
+        )
+
+    def _dense(self, first: Size, last: Size) -> None:
         if isinstance(self.units, int) and self.units < self.e.lanes:
             self._of_few_units(self.units, first, last)
         elif self.packed and isinstance(self.width, int):
@@ -55,6 +71,54 @@ class Product:
         else:
             b = (self.dz, self.units)
             self._tiles(self.x, self.inputs, first, last, self.usual, b, 0, self.width, 0)
+
+    def _sparse(self, first: Size, last: Size) -> None:
+        """Two rows at a time, made of the numbers of two columns of x that are not zero."""
+        e, width = self.e, self.width
+        assert isinstance(width, int)
+        masks = e.local(I64, sparse.MOST)
+        wide = sparse.WIDE // 2
+        size = wide * e.lanes
+        # Rows so far apart share too few places of the first cache.
+        units = known_size(self.units)
+        apart = units is not None and units * e.dtype.itemsize % products.HALF_PAGE == 0
+        if apart:
+            products.pack_rows(e, self.dz, self.units, self.rows, width, self.scratch, size)
+
+        def panel(top: ir.Value, columns: Size, low: Size, wide: int, inside: Any) -> None:
+            b, ldb = e.at(self.dz, low), self.units
+            if apart:
+                b, ldb = e.at(self.scratch, e.mul(low, self.rows)), size
+
+            def pair(i: ir.Value) -> None:
+                x, of_columns = e.at(self.x, e.add(top, i)), e.at(masks, i)
+                there = e.less(e.add(i, 1), columns)
+                other = e.select(there, 1, 0)
+                made = sparse.pair_of_columns(
+                    e, x, self.inputs, self.rows, of_columns, other, b, ldb, wide, inside
+                )
+
+                def keep(r: int) -> None:
+                    for _, v, sums, mask in products.registers_of(made[r : r + 1], inside):
+                        row, column = e.add(e.add(top, i), r), e.add(low, v * e.lanes)
+                        self.keep(row, column, sums, mask)
+
+                keep(0)
+                with e.builder.if_then(there):
+                    keep(1)
+
+            e.each(0, columns, 2, pair)
+
+        def some(top: ir.Value) -> None:
+            columns = e.least(e.sub(last, top), sparse.DEPTH)
+            x = e.at(self.x, top)
+            sparse.column_masks(e, x, self.inputs, self.rows, columns, masks)
+            whole = width // size * size
+            e.each(0, whole, size, lambda low: panel(top, columns, low, wide, None))
+            for low, some, inside in sparse.panels(e, width - whole, wide):
+                panel(top, columns, whole + low, some, inside)
+
+        e.each(first, last, sparse.DEPTH, some)
 
     def _tiles(
         self,

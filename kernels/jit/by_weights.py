@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 from llvmlite import ir
 
-from . import FEW_ROWS, products
+from . import FEW_ROWS, products, sparse
 from .calls import Call
 from .flow import Size, known_size
 from .products import Operands
@@ -115,16 +116,31 @@ class Product:
 
     def emit(self, call: Call, rows: ir.Value) -> Region:
         """This thread's part, and which it is."""
-        way, region = self.way, self._divided(call, rows)
+        e, region = self.e, self._divided(call, rows)
         first, last, low, high = region
+        parts = self._parts_of_depth()
+        if not parts:
+            self._dense(*region)
+            return region
+        here, count = e.at(self.a, e.mul(first, self.depth)), e.sub(last, first)
+        sparse.either(
+            e,
+            e.builder.and_(e.less(first, last), e.less(low, high)),
+            lambda: sparse.mostly_zero(e, here, self.depth, count, self.depth),
+            lambda: self._sparse(region, parts),
+            lambda: self._dense(*region),
+        )
+        return region
+
+    def _dense(self, first: Size, last: Size, low: Size, high: Size) -> None:
+        way = self.way
         if way.shares > 1:
             width = self.e.div(self.columns, way.shares)
             self.e.each(low, high, width, lambda j: self._at_once(first, last, j, width))
         elif way.simple:
             self._at_once(first, last, 0, self.columns)
         else:
-            self._by_panels(*region)
-        return region
+            self._by_panels(first, last, low, high)
 
     def _divided(self, call: Call, rows: ir.Value) -> Region:
         """Columns, where there are enough, for each thread packs what it reads; else rows."""
@@ -151,6 +167,75 @@ class Product:
             place = self.e.add(self.e.mul(self.e.add(row, r), self.columns), here)
             result = partial(self.finished, place=place, column=here, inside=inside)
             yield self.e.at(self.c, place), inside, sums, result
+
+    # ---------------------------------------------------------------- without zeros
+
+    def _parts_of_depth(self) -> list[tuple[int, int]]:
+        """Parts of the depth that are summed by themselves; none where zeros are not left out."""
+        way, depth = self.way, known_size(self.depth)
+        if way.transposed or depth is None or not sparse.worth_looking(self.e, depth, way.columns):
+            return []
+        if way.simple:
+            ends = [depth * part // way.parts for part in range(way.parts + 1)]
+        else:
+            ends = [*range(0, depth, way.together), depth]
+        return list(pairwise(ends)) if len(ends) <= sparse.PARTS + 1 else []
+
+    def _sparse(self, region: Region, parts: list[tuple[int, int]]) -> None:
+        """A region, by panels whose sums lie in the scratch memory until they are finished."""
+        e, (first, last, low, high) = self.e, region
+        size = sparse.WIDE * e.lanes
+
+        def panel(low: Size, wide: int, inside: Any) -> None:
+            def block(top: ir.Value) -> None:
+                rows = e.least(e.sub(last, top), sparse.ROWS)
+                self._sparse_panel(parts, top, rows, low, wide, inside)
+
+            e.each(first, last, sparse.ROWS, block)
+
+        if self.way.simple and self.way.shares == 1:  # all columns, which are known
+            for start, wide, inside in sparse.panels(e, self.way.columns or 0, sparse.WIDE):
+                panel(start, wide, inside)
+            return
+
+        def one(j: ir.Value) -> None:
+            panel(j, 1, e.mask(e.least(e.sub(high, j), e.lanes)))
+
+        whole = e.add(low, e.rounded(e.sub(high, low), size))
+        e.each(low, whole, size, lambda j: panel(j, sparse.WIDE, None))
+        e.each(whole, high, e.lanes, one)
+
+    def _sparse_panel(
+        self, parts: list[tuple[int, int]], top: Size, rows: Size, low: Size, wide: int, inside: Any
+    ) -> None:
+        e, size = self.e, wide * self.e.lanes
+        sums, copied = self.packed, e.at(self.packed, sparse.ROWS * sparse.WIDE * e.lanes)
+        a, b = e.at(self.a, e.mul(top, self.depth)), e.at(self.w, low)
+        # Rows so far apart share too few places of the first cache.
+        copies = (self.way.columns or 0) * e.dtype.itemsize % products.HALF_PAGE == 0
+
+        def some(k: Size, depth: int) -> None:
+            of_b, ldb, mask = e.at(b, e.mul(k, self.columns)), self.columns, inside
+            if copies:
+                width = size if inside is None else e.sub(self.columns, low)
+                products.pack_rows(e, of_b, self.columns, depth, width, copied, size)
+                of_b, ldb, mask = copied, size, None
+            sparse.add_rows(e, e.at(a, k), self.depth, depth, of_b, ldb, mask, sums, wide, rows)
+
+        def finish(r: ir.Value, start: int, end: int) -> None:
+            line = e.at(sums, e.mul(r, size))
+            made = [[e.load(e.at(line, v * e.lanes)) for v in range(wide)]]
+            for to, mask, total, result in self._places(made, e.add(top, r), low, inside):
+                total = e.builder.fadd(e.load(to, mask), total) if start else total
+                e.store(result(total) if end == parts[-1][1] else total, to, mask)
+
+        for start, end in parts:
+            sparse.clear(e, sums, e.mul(rows, size))
+            whole = end - (end - start) % sparse.DEPTH
+            e.each(start, whole, sparse.DEPTH, lambda k: some(k, sparse.DEPTH))
+            if whole < end:
+                some(whole, end - whole)
+            e.each(0, rows, 1, partial(finish, start=start, end=end))
 
     # ---------------------------------------------------------------- all weights at once
 

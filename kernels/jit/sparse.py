@@ -1,0 +1,201 @@
+"""Sums of products over the numbers of a layer's input that are not zero.
+
+Of pixels around a digit, counts of words or categories most are zero, and so is what they add. A
+mask of 64 bits says which of 64 numbers are not; a sum goes through its ones in the order in which
+a tile goes through all of them, and so is the same to the bit: each thread decides by what it has
+before it, whether it leaves zeros out. (aot/sparse.h says what that gives.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from .flow import I64, Size, constant, value
+from .vectors import Emitter
+
+#: Numbers of a mask.
+DEPTH = 64
+#: Registers of a row of sums.
+WIDE = 8
+#: Rows of sums that go through a part of the weights together.
+ROWS = 128
+#: Inputs from which it is worth looking, and how many parts of their sum there may be.
+INPUTS, PARTS = 128, 16
+#: Rows of a batch, at least and at most, for a gradient by the weights.
+LEAST, MOST = 16, 512
+#: Rows that are looked at, and at most so many percent of whose numbers may be other than zero.
+SAMPLE, PERCENT = 4, 40
+
+
+def worth_looking(e: Emitter, inputs: Size | None, units: Size | None) -> bool:
+    """Whether a layer of these sizes, None if not known, may leave zeros out."""
+    known = isinstance(inputs, int) and isinstance(units, int)
+    return known and inputs >= INPUTS and units >= e.lanes  # type: ignore[operator]
+
+
+def _nonzero(e: Emitter, numbers: ir.Value) -> ir.Value:
+    """Which numbers of a register are not zero, as truth values: NaN is not."""
+    return e.builder.fcmp_unordered("!=", numbers, e.zero)
+
+
+def _nonzeros(e: Emitter, p: ir.Value, n: int) -> ir.Value:
+    """A bit for each of n numbers, at most DEPTH: whether it is not zero."""
+    mask: ir.Value = constant(0)
+    for start in range(0, n, e.lanes):
+        inside = e.mask(n - start) if n - start < e.lanes else None
+        found = _nonzero(e, e.load(e.at(p, start), inside))
+        bits = e.builder.zext(e.builder.bitcast(found, ir.IntType(e.lanes)), I64)
+        mask = e.builder.or_(mask, e.builder.shl(bits, constant(start)))
+    return mask
+
+
+def mostly_zero(e: Emitter, x: ir.Value, ld: Size, rows: Size, columns: Size) -> ir.Value:
+    """Whether few numbers of a few rows of x are not zero, of whole masks of its columns."""
+    step, seen = e.most(e.div(rows, SAMPLE), 1), e.least(rows, SAMPLE)
+    whole = e.rounded(columns, DEPTH)
+
+    def row(r: ir.Value, found: Sequence[ir.Value]) -> list[ir.Value]:
+        line = e.at(x, e.mul(e.mul(r, step), ld))
+
+        def some(j: ir.Value, found: Sequence[ir.Value]) -> list[ir.Value]:
+            return [e.builder.add(found[0], e.builder.ctpop(_nonzeros(e, e.at(line, j), DEPTH)))]
+
+        return e.loop(0, whole, DEPTH, found, some)
+
+    (found,) = e.loop(0, seen, 1, [constant(0)], row)
+    return e.builder.not_(e.less(e.mul(e.mul(seen, whole), PERCENT), e.mul(found, 100)))
+
+
+def _each_one(
+    e: Emitter,
+    mask: ir.Value,
+    carried: Sequence[ir.Value],
+    body: Callable[[ir.Value, Sequence[ir.Value]], Sequence[ir.Value]],
+) -> list[ir.Value]:
+    """``body(i, carried)`` for each bit i of the mask that is one, from the lowest on."""
+
+    def one(_: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
+        ones, *rest = carried
+        i = e.builder.cttz(ones, ir.Constant(ir.IntType(1), 1))
+        left = e.builder.and_(ones, e.builder.sub(ones, constant(1)))
+        return [left, *body(i, rest)]
+
+    return e.loop(0, e.builder.ctpop(mask), 1, [mask, *carried], one)[1:]
+
+
+def add_rows(
+    e: Emitter, a: ir.Value, lda: Size, k: int, b: ir.Value, ldb: Size, inside: Any,
+    sums: ir.Value, wide: int, rows: Size,
+) -> None:  # fmt: skip
+    """What k <= DEPTH numbers of each row of a add to its sums, which lie there without gaps.
+
+    A row of b has so many registers, of whose last the numbers ``inside`` count.
+    """
+
+    def row(r: ir.Value) -> None:
+        numbers, place = e.at(a, e.mul(r, lda)), e.at(sums, e.mul(r, wide * e.lanes))
+        mask = _nonzeros(e, numbers, k)
+        places = [e.at(place, v * e.lanes) for v in range(wide)]
+
+        def one(i: ir.Value, made: Sequence[ir.Value]) -> list[ir.Value]:
+            number, line = e.splat(e.builder.load(e.at(numbers, i))), e.at(b, e.mul(i, ldb))
+            of_b = [e.at(line, v * e.lanes) for v in range(wide)]
+            masks = [None] * (wide - 1) + [inside]
+            return [e.fused(number, e.load(of_b[v], masks[v]), made[v]) for v in range(wide)]
+
+        made = _each_one(e, mask, [e.load(p) for p in places], one)
+        for p, numbers in zip(places, made, strict=True):
+            e.store(numbers, p)
+
+    e.each(0, rows, 1, row)
+
+
+def clear(e: Emitter, p: ir.Value, n: Size) -> None:
+    """Whole registers of zeros."""
+    e.each(0, n, e.lanes, lambda i: e.store(e.zero, e.at(p, i)))
+
+
+def column_masks(
+    e: Emitter, x: ir.Value, ld: Size, rows: Size, columns: Size, masks: ir.Value
+) -> None:
+    """For each of at most DEPTH columns of x, which of the rows are not zero there: DEPTH masks for
+    every DEPTH rows."""
+    of_masks = ir.VectorType(I64, e.lanes)
+    none = ir.Constant(of_masks, [0] * e.lanes)
+
+    def some(top: ir.Value) -> None:
+        start, count = e.at(x, e.mul(top, ld)), e.least(e.sub(rows, top), DEPTH)
+
+        def register(j: ir.Value) -> None:
+            inside = e.mask(e.least(e.sub(columns, j), e.lanes))
+
+            def row(r: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
+                bit, found = carried
+                numbers = e.load(e.at(start, e.add(e.mul(r, ld), j)), inside)
+                more = e.builder.select(_nonzero(e, numbers), e.splat(bit), none)
+                return [e.builder.shl(bit, constant(1)), e.builder.or_(found, more)]
+
+            _, found = e.loop(0, count, 1, [constant(1), none], row)
+            to = e.builder.bitcast(e.at(masks, e.add(top, j)), of_masks.as_pointer())
+            e.builder.store(found, to, align=8)
+
+        e.each(0, columns, e.lanes, register)
+
+    e.each(0, rows, DEPTH, some)
+
+
+def pair_of_columns(
+    e: Emitter, x: ir.Value, ld: Size, rows: Size, masks: ir.Value, other: ir.Value, b: ir.Value,
+    ldb: Size, wide: int, inside: Any,
+) -> list[list[ir.Value]]:  # fmt: skip
+    """Two rows of x^T b, so many registers of each: for a column of x, and the one that is
+    ``other`` further. They are mostly alike, so that a row of b serves both."""
+
+    def some(top: ir.Value, made: Sequence[ir.Value]) -> list[ir.Value]:
+        of_rows = e.at(masks, top)
+        mask = e.builder.or_(e.builder.load(of_rows), e.builder.load(e.at(of_rows, other)))
+
+        def one(i: ir.Value, made: Sequence[ir.Value]) -> list[ir.Value]:
+            r = e.add(top, i)
+            numbers, line = e.at(x, e.mul(r, ld)), e.at(b, e.mul(r, ldb))
+            both = [e.splat(e.builder.load(e.at(numbers, n))) for n in (0, other)]
+            of_b = [
+                e.load(e.at(line, v * e.lanes), inside if v == wide - 1 else None)
+                for v in range(wide)
+            ]
+            return [
+                e.fused(number, of_b[v], made[c * wide + v])
+                for c, number in enumerate(both)
+                for v in range(wide)
+            ]
+
+        return _each_one(e, mask, made, one)
+
+    sums = e.loop(0, rows, DEPTH, [e.zero] * (2 * wide), some)
+    return [sums[:wide], sums[wide:]]
+
+
+def panels(e: Emitter, columns: int, most: int) -> list[tuple[int, int, Any]]:
+    """First column, registers and mask of the last register of each panel of columns."""
+    found = []
+    for start in range(0, columns, most * e.lanes):
+        left = min(columns - start, most * e.lanes)
+        inside = e.mask(left % e.lanes) if left % e.lanes else None
+        found.append((start, -(-left // e.lanes), inside))
+    return found
+
+
+def either(
+    e: Emitter, possible: ir.Value, test: Callable[[], ir.Value], yes: Callable[[], None],
+    no: Callable[[], None],
+) -> None:  # fmt: skip
+    """``yes()`` if the test, where that is possible, holds, else ``no()``."""
+    (holds,) = e.one_of(possible, lambda: [e.builder.zext(test(), I64)], lambda: [0])
+    with e.builder.if_else(e.same(holds, value(1))) as (there, elsewhere):
+        with there:
+            yes()
+        with elsewhere:
+            no()
