@@ -10,6 +10,8 @@ import op_cases
 import pytest
 from op_cases import OPS, Case, Run, each_kernels, make_data
 
+import fastnn as fnn
+
 #: Rows, inputs and units: parts of vectors, masks, panels and blocks; weights that are read as they
 #: are, by parts of the inputs, or packed; rows of weights half a page apart.
 SIZES = [
@@ -34,6 +36,15 @@ def case_of(op: op_cases.Op, kernels: op_cases.Kernels, sizes: tuple[int, ...]) 
     return case
 
 
+def made_for(kernels: op_cases.Kernels, case: Case, threads: int = 1) -> op_cases.Kernels:
+    """Kernels for the case's sizes, where they are made: others do not leave zeros out."""
+    if kernels.provider.name != "numba":
+        return kernels
+    from test_numba_backend import special
+
+    return special(kernels, case, threads) or kernels
+
+
 def mostly_zeros(case: Case) -> op_cases.Data:
     """The case's data, but that one of six numbers of x is not zero."""
     data = make_data(case)
@@ -53,6 +64,7 @@ def results(kernels: op_cases.Kernels, case: Case, data: op_cases.Data, threads:
 def test_definition(kernels, op, sizes, monkeypatch):
     monkeypatch.setattr(op_cases, "make_data", mostly_zeros)
     case = case_of(op, kernels, sizes)
+    kernels = made_for(kernels, case)
     with op_cases.named(kernels, case):
         op_cases.check_definition(kernels, case)
         op_cases.check_threads(kernels, case)
@@ -74,36 +86,83 @@ def test_leaving_zeros_out_changes_no_number(kernels, op, sizes):
     x = many.blocks["x"]
     x[full] = np.random.default_rng(1).uniform(1, 2, x.shape)[full]
     for threads in (1, 2):
-        found = [results(kernels, case, data, threads) for data in (few, many)]
+        made = made_for(kernels, case, threads)
+        found = [results(made, case, data, threads) for data in (few, many)]
         for name, got, want in ((name, found[0][name], found[1][name]) for name in found[0]):
             if "dz" not in few.blocks:  # the batch is the last but one of the dimensions
                 got, want = (np.delete(a, rows[full], axis=-2) for a in (got, want))
             np.testing.assert_array_equal(got, want, err_msg=f"{name}, {threads} threads")
 
 
-@pytest.mark.parametrize(
-    "kernels", [k for k in op_cases.KERNELS if k.provider.name.startswith("cython")], ids=str
-)
+@each_kernels
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_meets_only_zeros_is_not_looked_at(kernels, threads):
     """Which shows, for zero times NaN would be NaN."""
     for sizes in ((64, 200, 64), (1, 784, 64)):
         case = case_of(OPS["dense"], kernels, sizes)
+        made = made_for(kernels, case, threads)
         data = mostly_zeros(case)
         data.blocks["x"][:, 130:140] = 0
         data.blocks["w"][130:140] = np.nan
-        for result in results(kernels, case, data, threads).values():
+        for result in results(made, case, data, threads).values():
             assert np.isfinite(result).all()
         data.blocks["x"][...] = 1
-        for result in results(kernels, case, data, threads).values():
+        for result in results(made, case, data, threads).values():
             assert np.isnan(result).any()
     for name in ("dense_dw", "dense_update"):
         case = case_of(OPS[name], kernels, (64, 200, 64))
+        made = made_for(kernels, case, threads)
         data = mostly_zeros(case)
         data.blocks["x"][:, 130:140] = 0
         data.blocks["dz"][3] = np.nan
         of_weights = case.written[0]
-        made = results(kernels, case, data, threads)[of_weights.name]
-        assert np.isfinite(made[130:140]).all() and np.isnan(made).any()
+        got = results(made, case, data, threads)[of_weights.name]
+        assert np.isfinite(got[130:140]).all() and np.isnan(got).any()
         data.blocks["x"][...] = 1
-        assert np.isnan(results(kernels, case, data, threads)[of_weights.name]).all()
+        assert np.isnan(results(made, case, data, threads)[of_weights.name]).all()
+
+
+@pytest.mark.parametrize("backend", ["cython", "numba"])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", op_cases.DTYPES)
+@pytest.mark.parametrize(
+    "sizes", [(64, 784, 128), (50, 200, 100), (100, 300, 512), (20, 1500, 37), (300, 129, 150)],
+    ids=lambda s: "-".join(map(str, s)),
+)  # fmt: skip
+def test_models_leave_zeros_out(backend, threads, dtype, sizes):
+    """Rows of weight zero, which are full, keep zeros from being left out, and change nothing."""
+    if backend == "numba":
+        pytest.importorskip("numba")
+    rows, inputs, units = sizes
+    rng = np.random.default_rng(0)
+    few = (rng.normal(size=(rows, inputs)) * (rng.random((rows, inputs)) < 1 / 6)).astype(dtype)
+    full = np.arange(rows) % 10 != 7
+    many = np.where(full[:, None], rng.uniform(1, 2, few.shape), few).astype(dtype)
+    y, weight = rng.integers(0, 10, rows), (~full).astype(dtype)
+
+    def train(X: np.ndarray, backend: str = backend, weight: np.ndarray = weight) -> list:
+        model = fnn.Sequential(
+            [fnn.Input(inputs), fnn.layers.Dense(units, "relu"), fnn.layers.Dense(10, "softmax")],
+            seed=3,
+        )
+        model.compile(
+            loss="cross_entropy",
+            optimizer="adam",
+            backend=backend,
+            threads=threads if backend != "numpy" else 1,
+            dtype=dtype,
+        )
+        predicted = model.predict(X, batch_size=rows)
+        model.fit(X, y, batch_size=rows, epochs=3, sample_weight=weight, shuffle=False, verbose=0)
+        return [predicted, *model.get_weights()]
+
+    left_out, all_summed = train(few), train(many)
+    for got, want in zip(left_out[1:], all_summed[1:], strict=True):
+        np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(left_out[0][~full], all_summed[0][~full])
+    # A batch all of which counts, against NumPy.
+    rtol = 1e-3 if dtype == "float32" else 1e-9
+    for got, want in zip(
+        train(few, weight=weight + 1), train(few, "numpy", weight + 1), strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol, rtol / 10)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any, TypeAlias
 
 from llvmlite import ir
@@ -118,8 +117,8 @@ class Product:
         """This thread's part, and which it is."""
         e, region = self.e, self._divided(call, rows)
         first, last, low, high = region
-        parts = self._parts_of_depth()
-        if not parts:
+        columns, depth = self.way.columns, known_size(self.depth)
+        if self.way.transposed or not sparse.worth_looking(e, depth, columns):
             self._dense(*region)
             return region
         here, count = e.at(self.a, e.mul(first, self.depth)), e.sub(last, first)
@@ -127,7 +126,7 @@ class Product:
             e,
             e.builder.and_(e.less(first, last), e.less(low, high)),
             lambda: sparse.mostly_zero(e, here, self.depth, count, self.depth),
-            lambda: self._sparse(region, parts),
+            lambda: self._sparse(*region),
             lambda: self._dense(*region),
         )
         return region
@@ -170,26 +169,14 @@ class Product:
 
     # ---------------------------------------------------------------- without zeros
 
-    def _parts_of_depth(self) -> list[tuple[int, int]]:
-        """Parts of the depth that are summed by themselves; none where zeros are not left out."""
-        way, depth = self.way, known_size(self.depth)
-        if way.transposed or depth is None or not sparse.worth_looking(self.e, depth, way.columns):
-            return []
-        if way.simple:
-            ends = [depth * part // way.parts for part in range(way.parts + 1)]
-        else:
-            ends = [*range(0, depth, way.together), depth]
-        return list(pairwise(ends)) if len(ends) <= sparse.PARTS + 1 else []
-
-    def _sparse(self, region: Region, parts: list[tuple[int, int]]) -> None:
+    def _sparse(self, first: Size, last: Size, low: Size, high: Size) -> None:
         """A region, by panels whose sums lie in the scratch memory until they are finished."""
-        e, (first, last, low, high) = self.e, region
-        size = sparse.WIDE * e.lanes
+        e, size = self.e, sparse.WIDE * self.e.lanes
 
         def panel(low: Size, wide: int, inside: Any) -> None:
             def block(top: ir.Value) -> None:
                 rows = e.least(e.sub(last, top), sparse.ROWS)
-                self._sparse_panel(parts, top, rows, low, wide, inside)
+                self._sparse_panel(top, rows, low, wide, inside)
 
             e.each(first, last, sparse.ROWS, block)
 
@@ -205,37 +192,53 @@ class Product:
         e.each(low, whole, size, lambda j: panel(j, sparse.WIDE, None))
         e.each(whole, high, e.lanes, one)
 
-    def _sparse_panel(
-        self, parts: list[tuple[int, int]], top: Size, rows: Size, low: Size, wide: int, inside: Any
-    ) -> None:
-        e, size = self.e, wide * self.e.lanes
+    def _sparse_panel(self, top: Size, rows: Size, low: Size, wide: int, inside: Any) -> None:
+        e, way, size = self.e, self.way, wide * self.e.lanes
         sums, copied = self.packed, e.at(self.packed, sparse.ROWS * sparse.WIDE * e.lanes)
         a, b = e.at(self.a, e.mul(top, self.depth)), e.at(self.w, low)
+        depth = known_size(self.depth) or 0
         # Rows so far apart share too few places of the first cache.
-        copies = (self.way.columns or 0) * e.dtype.itemsize % products.HALF_PAGE == 0
+        copies = (way.columns or 0) * e.dtype.itemsize % products.HALF_PAGE == 0
 
-        def some(k: Size, depth: int) -> None:
+        def some(k: Size, count: int) -> None:
             of_b, ldb, mask = e.at(b, e.mul(k, self.columns)), self.columns, inside
             if copies:
                 width = size if inside is None else e.sub(self.columns, low)
-                products.pack_rows(e, of_b, self.columns, depth, width, copied, size)
+                products.pack_rows(e, of_b, self.columns, count, width, copied, size)
                 of_b, ldb, mask = copied, size, None
-            sparse.add_rows(e, e.at(a, k), self.depth, depth, of_b, ldb, mask, sums, wide, rows)
+            sparse.add_rows(e, e.at(a, k), self.depth, count, of_b, ldb, mask, sums, wide, rows)
 
-        def finish(r: ir.Value, start: int, end: int) -> None:
-            line = e.at(sums, e.mul(r, size))
-            made = [[e.load(e.at(line, v * e.lanes)) for v in range(wide)]]
-            for to, mask, total, result in self._places(made, e.add(top, r), low, inside):
-                total = e.builder.fadd(e.load(to, mask), total) if start else total
-                e.store(result(total) if end == parts[-1][1] else total, to, mask)
-
-        for start, end in parts:
+        def part(start: Size, count: int) -> None:
+            """Sums over part of the depth, by themselves, and what C keeps of those before."""
             sparse.clear(e, sums, e.mul(rows, size))
-            whole = end - (end - start) % sparse.DEPTH
-            e.each(start, whole, sparse.DEPTH, lambda k: some(k, sparse.DEPTH))
-            if whole < end:
-                some(whole, end - whole)
-            e.each(0, rows, 1, partial(finish, start=start, end=end))
+            whole = count // sparse.DEPTH * sparse.DEPTH
+            e.each(0, whole, sparse.DEPTH, lambda k: some(e.add(start, k), sparse.DEPTH))
+            if whole < count:
+                some(e.add(start, whole), count - whole)
+            later = known_size(start) != 0 and e.less(0, start)
+            last = e.same(e.add(start, count), depth)
+
+            def finish(r: ir.Value) -> None:
+                line = e.at(sums, e.mul(r, size))
+                made = [[e.load(e.at(line, v * e.lanes)) for v in range(wide)]]
+                for to, mask, total, result in self._places(made, e.add(top, r), low, inside):
+                    if later:
+                        everywhere = mask or e.mask(e.lanes)
+                        before = e.load(to, e.builder.and_(e.splat(later), everywhere))
+                        total = e.builder.fadd(before, total)
+                    e.store(e.builder.select(last, result(total), total), to, mask)
+
+            e.each(0, rows, 1, finish)
+
+        if way.simple:
+            for i in range(way.parts):
+                start, end = (depth * n // way.parts for n in (i, i + 1))
+                part(start, end - start)
+            return
+        whole = depth // way.together * way.together
+        e.each(0, whole, way.together, lambda k: part(k, way.together))
+        if whole < depth:
+            part(whole, depth - whole)
 
     # ---------------------------------------------------------------- all weights at once
 

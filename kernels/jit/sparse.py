@@ -22,8 +22,8 @@ DEPTH = 64
 WIDE = 8
 #: Rows of sums that go through a part of the weights together.
 ROWS = 128
-#: Inputs from which it is worth looking, and how many parts of their sum there may be.
-INPUTS, PARTS = 128, 16
+#: Inputs from which it is worth looking.
+INPUTS = 128
 #: Rows of a batch, at least and at most, for a gradient by the weights.
 LEAST, MOST = 16, 512
 #: Rows that are looked at, and at most so many percent of whose numbers may be other than zero.
