@@ -71,18 +71,32 @@ static int mostly_zero(const real *x, int64_t ld, int64_t rows, int64_t columns)
 #define EACH_ONE(mask, i)                                                                          \
     for (uint64_t ones = (mask), i; ones && (i = (uint64_t)__builtin_ctzll(ones), 1); ones &= ones - 1)
 
-FASTNN_INLINE void sparse_rows_body(const int NV, const real *a, int64_t lda, int k, const real *b,
-                                    int64_t ldb, const real *start, int again, real *sums,
-                                    int64_t ld, int64_t rows) {
-    for (; rows > 0; rows--, a += lda, sums += ld) {
-        const uint64_t mask = nonzeros(a, k);
+/* For each SPARSE_DEPTH of the k numbers of some rows, which of them are not zero: masks of the same
+ * numbers lie side by side, those of the next come `ld_masks` further. Rows are read whole, so that
+ * they come from the memory in long runs: the sums read a little of each. */
+static void row_masks(const real *a, int64_t lda, int64_t k, int64_t rows, uint64_t *masks,
+                      int64_t ld_masks) {
+    for (int64_t row = 0; row < rows; row++, a += lda) {
+        uint64_t *mask = masks + row;
+        int64_t i = 0;
+        for (; i + SPARSE_DEPTH <= k; i += SPARSE_DEPTH, mask += ld_masks)
+            *mask = nonzeros(a + i, SPARSE_DEPTH);
+        if (i < k) *mask = nonzeros(a + i, (int)(k - i));
+    }
+}
+
+FASTNN_INLINE void sparse_rows_body(const int NV, const real *a, int64_t lda,
+                                    const uint64_t *masks, const real *b, int64_t ldb,
+                                    const real *start, int again, real *sums, int64_t ld,
+                                    int64_t rows) {
+    for (; rows > 0; rows--, masks++, a += lda, sums += ld) {
         vreal acc[SPARSE_VECTORS];
-        if (again && !mask) continue;
+        if (again && !*masks) continue;
 #pragma GCC unroll 8
         for (int v = 0; v < NV; v++)
             acc[v] = again ? v_load(sums + v * VLEN) : start ? v_load(start + v * VLEN) : (vreal){0};
 #pragma GCC unroll 1
-        EACH_ONE(mask, i) {
+        EACH_ONE(*masks, i) {
             const vreal scalar = v_all(a[i]);
             const real *row = b + (int64_t)i * ldb;
 #pragma GCC unroll 8
@@ -93,12 +107,13 @@ FASTNN_INLINE void sparse_rows_body(const int NV, const real *a, int64_t lda, in
     }
 }
 
-/* Rows of sums over k <= SPARSE_DEPTH numbers of a's rows, of 1, 2, 4 or 8 vectors: they begin with
- * `start`, or zero where that is NULL, or go on from what is there `again`. */
-static void sparse_rows(int vectors, const real *a, int64_t lda, int k, const real *b, int64_t ldb,
-                        const real *start, int again, real *sums, int64_t ld, int64_t rows) {
+/* Rows of sums over SPARSE_DEPTH numbers of a's rows, with a mask for each, of 1, 2, 4 or 8 vectors:
+ * they begin with `start`, or zero where that is NULL, or go on from what is there `again`. */
+static void sparse_rows(int vectors, const real *a, int64_t lda, const uint64_t *masks,
+                        const real *b, int64_t ldb, const real *start, int again, real *sums,
+                        int64_t ld, int64_t rows) {
 #define SPARSE_ROWS(NV)                                                                            \
-    case NV: sparse_rows_body(NV, a, lda, k, b, ldb, start, again, sums, ld, rows); break
+    case NV: sparse_rows_body(NV, a, lda, masks, b, ldb, start, again, sums, ld, rows); break
     switch (vectors) { SPARSE_ROWS(1); SPARSE_ROWS(2); SPARSE_ROWS(4); SPARSE_ROWS(8); }
 #undef SPARSE_ROWS
 }

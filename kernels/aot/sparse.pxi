@@ -4,6 +4,7 @@
 cdef enum:
     SPARSE_INPUTS = 128      # columns of an input from which it is worth looking
     SPARSE_ROWS = 128        # of sums that go through a part of the weights together
+    SPARSE_MASKS = 1 << 14   # of those rows
     SPARSE_LEAST = 16        # rows of a batch, and at most so many, for a gradient by the weights
     SPARSE_BATCH = 512
     SPARSE_BLOCK = 2048      # numbers of a gradient that are made before the rule runs over them
@@ -22,50 +23,68 @@ cdef int64_t multiply_sparse(const Product* p, int64_t i0, int64_t i1, int64_t j
 
     Of each of the `parts` of K the sum is made by itself, as tiles do.
     """
-    cdef int64_t top, rows, part, k0, k1, k, i, r, stop = j0 + (j1 - j0) // VLEN * VLEN, j = j0
-    cdef int64_t ldb, ld
-    cdef int vectors, depth, v, copies = p.ldb * <int64_t>sizeof(real) % HALF_PAGE == 0
-    cdef real* copied = p.scratch
+    cdef int64_t top, part, k0, k1, r, j, stop = j0 + (j1 - j0) // VLEN * VLEN
+    cdef int64_t chunks = blocks_of(p.k, SPARSE_DEPTH) + parts  # at most
+    cdef int64_t rows = max(min(SPARSE_MASKS // chunks, <int64_t>SPARSE_ROWS), <int64_t>1)
+    cdef int vectors, v
     cdef real* later = p.scratch + SPARSE_DEPTH * SPARSE_VECTORS * VLEN
-    cdef real* sums
+    cdef uint64_t* masks = <uint64_t*>(later + SPARSE_ROWS * SPARSE_VECTORS * VLEN)
+    cdef uint64_t* of_part
     cdef real* c
-    cdef const real* b
-    while j < stop:
-        vectors = vectors_of(stop - j, SPARSE_VECTORS)
-        top = i0
-        while top < i1:
-            rows = min(i1 - top, <int64_t>SPARSE_ROWS)
+    top = i0
+    while top < i1:
+        rows = min(i1 - top, rows)
+        of_part = masks
+        for part in range(parts):
+            k0 = p.k * part // parts
+            k1 = p.k * (part + 1) // parts
+            row_masks(p.a + top * p.lda + k0, p.lda, k1 - k0, rows, of_part, rows)
+            of_part += blocks_of(k1 - k0, SPARSE_DEPTH) * rows
+        j = j0
+        while j < stop:
+            vectors = vectors_of(stop - j, SPARSE_VECTORS)
             c = p.c + top * p.ldc + j
+            of_part = masks
             for part in range(parts):
                 k0 = p.k * part // parts
                 k1 = p.k * (part + 1) // parts
-                sums = later if part else c
-                ld = vectors * VLEN if part else p.ldc
-                for i in range(blocks_of(k1 - k0, SPARSE_DEPTH)):
-                    k = k0 + i * SPARSE_DEPTH
-                    depth = <int>min(k1 - k, <int64_t>SPARSE_DEPTH)
-                    b = p.b + k * p.ldb + j
-                    ldb = p.ldb
-                    if copies:  # rows so far apart share too few places of the first cache
-                        ldb = vectors * VLEN
-                        for r in range(depth):
-                            for v in range(vectors):
-                                v_store(copied + r * ldb + v * VLEN,
-                                        v_load(b + r * p.ldb + v * VLEN))
-                        b = copied
-                    sparse_rows(vectors, p.a + top * p.lda + k, p.lda, depth, b, ldb,
-                                p.bias + j if p.bias != NULL and part == 0 else NULL, i > 0, sums,
-                                ld, rows)
-                if part:
+                if part == 0:
+                    add_sparse(p, top, rows, k0, k1, j, vectors, of_part, c, p.ldc)
+                else:
+                    add_sparse(p, top, rows, k0, k1, j, vectors, of_part, later, vectors * VLEN)
                     for r in range(rows):
                         for v in range(vectors):
                             v_store(c + r * p.ldc + v * VLEN,
-                                    v_load(sums + r * ld + v * VLEN)
+                                    v_load(later + (r * vectors + v) * VLEN)
                                     + v_load(c + r * p.ldc + v * VLEN))
+                of_part += blocks_of(k1 - k0, SPARSE_DEPTH) * rows
             finish(p, top, top + rows, j, j + vectors * VLEN, TILE_SUMS)
-            top += rows
-        j += vectors * VLEN
+            j += vectors * VLEN
+        top += rows
     return stop
+
+
+cdef inline void add_sparse(const Product* p, int64_t top, int64_t rows, int64_t k0, int64_t k1,
+                            int64_t j, int vectors, const uint64_t* masks, real* sums,
+                            int64_t ld) noexcept nogil:
+    """Sums of so many vectors over k0 to k1, which begin with the bias where k0 is zero."""
+    cdef const real* start = p.bias + j if p.bias != NULL and k0 == 0 else NULL
+    cdef const real* b
+    cdef int64_t i, k, ldb, r
+    cdef int v
+    for i in range(blocks_of(k1 - k0, SPARSE_DEPTH)):
+        k = k0 + i * SPARSE_DEPTH
+        b = p.b + k * p.ldb + j
+        ldb = p.ldb
+        if p.ldb * <int64_t>sizeof(real) % HALF_PAGE == 0:
+            # Rows so far apart share too few places of the first cache.
+            ldb = vectors * VLEN
+            for r in range(min(k1 - k, <int64_t>SPARSE_DEPTH)):
+                for v in range(vectors):
+                    v_store(p.scratch + r * ldb + v * VLEN, v_load(b + r * p.ldb + v * VLEN))
+            b = p.scratch
+        sparse_rows(vectors, p.a + top * p.lda + k, p.lda, masks + i * rows, b, ldb, start, i > 0,
+                    sums, ld, rows)
 
 
 cdef void sparse_gradient(const real* x, int64_t inputs, int64_t batch, int64_t columns,

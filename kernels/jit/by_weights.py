@@ -11,7 +11,7 @@ from llvmlite import ir
 
 from . import FEW_ROWS, products, sparse
 from .calls import Call
-from .flow import Size, known_size
+from .flow import I64, Size, known_size
 from .products import Operands
 from .vectors import Emitter
 
@@ -170,29 +170,40 @@ class Product:
     # ---------------------------------------------------------------- without zeros
 
     def _sparse(self, first: Size, last: Size, low: Size, high: Size) -> None:
-        """A region, by panels whose sums lie in the scratch memory until they are finished."""
+        """A region, by blocks of rows and panels of columns."""
         e, size = self.e, sparse.WIDE * self.e.lanes
+        depth = known_size(self.depth) or 0
 
-        def panel(low: Size, wide: int, inside: Any) -> None:
-            def block(top: ir.Value) -> None:
-                rows = e.least(e.sub(last, top), sparse.ROWS)
+        def block(top: ir.Value) -> None:
+            rows = e.least(e.sub(last, top), sparse.ROWS)
+            a = e.at(self.a, e.mul(top, depth))
+            sparse.row_masks(e, a, depth, depth, self._masks, rows)
+
+            def panel(low: Size, wide: int, inside: Any) -> None:
                 self._sparse_panel(top, rows, low, wide, inside)
 
-            e.each(first, last, sparse.ROWS, block)
+            def one(j: ir.Value) -> None:
+                panel(j, 1, e.mask(e.least(e.sub(high, j), e.lanes)))
 
-        if self.way.simple and self.way.shares == 1:  # all columns, which are known
-            for start, wide, inside in sparse.panels(e, self.way.columns or 0, sparse.WIDE):
-                panel(start, wide, inside)
-            return
+            if self.way.simple and self.way.shares == 1:  # all columns, which are known
+                for start, wide, inside in sparse.panels(e, self.way.columns or 0, sparse.WIDE):
+                    panel(start, wide, inside)
+            else:
+                whole = e.add(low, e.rounded(e.sub(high, low), size))
+                e.each(low, whole, size, lambda j: panel(j, sparse.WIDE, None))
+                e.each(whole, high, e.lanes, one)
 
-        def one(j: ir.Value) -> None:
-            panel(j, 1, e.mask(e.least(e.sub(high, j), e.lanes)))
+        e.each(first, last, sparse.ROWS, block)
 
-        whole = e.add(low, e.rounded(e.sub(high, low), size))
-        e.each(low, whole, size, lambda j: panel(j, sparse.WIDE, None))
-        e.each(whole, high, e.lanes, one)
+    @property
+    def _masks(self) -> ir.Value:
+        """Memory for those of a block of rows: behind that for sums and copies."""
+        sums = (sparse.ROWS + sparse.DEPTH) * sparse.WIDE * self.e.lanes
+        return self.e.builder.bitcast(self.e.at(self.packed, sums), I64.as_pointer())
 
     def _sparse_panel(self, top: Size, rows: Size, low: Size, wide: int, inside: Any) -> None:
+        """Columns of a block of rows, whose sums lie in the scratch memory until all of them are
+        there."""
         e, way, size = self.e, self.way, wide * self.e.lanes
         sums, copied = self.packed, e.at(self.packed, sparse.ROWS * sparse.WIDE * e.lanes)
         a, b = e.at(self.a, e.mul(top, self.depth)), e.at(self.w, low)
@@ -200,45 +211,44 @@ class Product:
         # Rows so far apart share too few places of the first cache.
         copies = (way.columns or 0) * e.dtype.itemsize % products.HALF_PAGE == 0
 
-        def some(k: Size, count: int) -> None:
+        def some(k: Size, only: int = sparse.ALL) -> None:
+            masks = e.at(self._masks, e.mul(e.div(k, sparse.DEPTH), sparse.ROWS))
             of_b, ldb, mask = e.at(b, e.mul(k, self.columns)), self.columns, inside
             if copies:
                 width = size if inside is None else e.sub(self.columns, low)
+                count = e.least(e.sub(depth, k), sparse.DEPTH)
                 products.pack_rows(e, of_b, self.columns, count, width, copied, size)
                 of_b, ldb, mask = copied, size, None
-            sparse.add_rows(e, e.at(a, k), self.depth, count, of_b, ldb, mask, sums, wide, rows)
+            sparse.add_rows(
+                e, e.at(a, k), self.depth, masks, only, of_b, ldb, mask, sums, wide, rows
+            )
 
-        def part(start: Size, count: int) -> None:
+        def finish(r: ir.Value, later: ir.Value | None, last: ir.Value) -> None:
+            line = e.at(sums, e.mul(r, size))
+            made = [[e.load(e.at(line, v * e.lanes)) for v in range(wide)]]
+            for to, mask, total, result in self._places(made, e.add(top, r), low, inside):
+                if later is not None:
+                    known = e.builder.and_(e.splat(later), mask or e.mask(e.lanes))
+                    total = e.builder.fadd(e.load(to, known), total)
+                e.store(e.builder.select(last, result(total), total), to, mask)
+
+        def part(start: Size, end: Size) -> None:
             """Sums over part of the depth, by themselves, and what C keeps of those before."""
             sparse.clear(e, sums, e.mul(rows, size))
-            whole = count // sparse.DEPTH * sparse.DEPTH
-            e.each(0, whole, sparse.DEPTH, lambda k: some(e.add(start, k), sparse.DEPTH))
-            if whole < count:
-                some(e.add(start, whole), count - whole)
-            later = known_size(start) != 0 and e.less(0, start)
-            last = e.same(e.add(start, count), depth)
-
-            def finish(r: ir.Value) -> None:
-                line = e.at(sums, e.mul(r, size))
-                made = [[e.load(e.at(line, v * e.lanes)) for v in range(wide)]]
-                for to, mask, total, result in self._places(made, e.add(top, r), low, inside):
-                    if later:
-                        everywhere = mask or e.mask(e.lanes)
-                        before = e.load(to, e.builder.and_(e.splat(later), everywhere))
-                        total = e.builder.fadd(before, total)
-                    e.store(e.builder.select(last, result(total), total), to, mask)
-
-            e.each(0, rows, 1, finish)
+            for k, stop, only in sparse.chunks(e, start, end, depth):
+                e.each(k, stop, sparse.DEPTH, partial(some, only=only))
+            later = None if known_size(start) == 0 else e.less(0, start)
+            last = e.same(end, depth)
+            e.each(0, rows, 1, partial(finish, later=later, last=last))
 
         if way.simple:
             for i in range(way.parts):
-                start, end = (depth * n // way.parts for n in (i, i + 1))
-                part(start, end - start)
+                part(depth * i // way.parts, depth * (i + 1) // way.parts)
             return
         whole = depth // way.together * way.together
-        e.each(0, whole, way.together, lambda k: part(k, way.together))
+        e.each(0, whole, way.together, lambda k: part(k, e.add(k, way.together)))
         if whole < depth:
-            part(whole, depth - whole)
+            part(whole, depth)
 
     # ---------------------------------------------------------------- all weights at once
 

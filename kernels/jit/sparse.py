@@ -13,17 +13,18 @@ from typing import Any
 
 from llvmlite import ir
 
-from .flow import I64, Size, constant, value
+from .flow import I64, Size, constant, known_size, value
 from .vectors import Emitter
 
-#: Numbers of a mask.
+#: Numbers of a mask, and the mask of all of them.
 DEPTH = 64
+ALL = (1 << DEPTH) - 1
 #: Registers of a row of sums.
 WIDE = 8
 #: Rows of sums that go through a part of the weights together.
 ROWS = 128
-#: Inputs from which it is worth looking.
-INPUTS = 128
+#: Inputs from which it is worth looking, and up to which there is room for the masks.
+INPUTS, MOST_INPUTS = 128, 1 << 14
 #: Rows of a batch, at least and at most, for a gradient by the weights.
 LEAST, MOST = 16, 512
 #: Rows that are looked at, and at most so many percent of whose numbers may be other than zero.
@@ -33,7 +34,7 @@ SAMPLE, PERCENT = 4, 40
 def worth_looking(e: Emitter, inputs: Size | None, units: Size | None) -> bool:
     """Whether a layer of these sizes, None if not known, may leave zeros out."""
     known = isinstance(inputs, int) and isinstance(units, int)
-    return known and inputs >= INPUTS and units >= e.lanes  # type: ignore[operator]
+    return known and INPUTS <= inputs <= MOST_INPUTS and units >= e.lanes  # type: ignore[operator]
 
 
 def _nonzero(e: Emitter, numbers: ir.Value) -> ir.Value:
@@ -86,18 +87,41 @@ def _each_one(
     return e.loop(0, e.builder.ctpop(mask), 1, [mask, *carried], one)[1:]
 
 
+def row_masks(e: Emitter, a: ir.Value, lda: Size, k: int, masks: ir.Value, rows: Size) -> None:
+    """For each DEPTH of the first k numbers of some rows, which of them are not zero: the masks of
+    the same numbers lie side by side, ROWS of them.
+
+    Rows are read whole, so that they come from the memory in long runs: the sums read a little of
+    each.
+    """
+
+    def row(r: ir.Value) -> None:
+        line = e.at(a, e.mul(r, lda))
+
+        def some(start: Size, count: int) -> None:
+            place = e.add(e.mul(e.div(start, DEPTH), ROWS), r)
+            e.builder.store(_nonzeros(e, e.at(line, start), count), e.at(masks, place))
+
+        whole = k // DEPTH * DEPTH
+        e.each(0, whole, DEPTH, lambda start: some(start, DEPTH))
+        if whole < k:
+            some(whole, k - whole)
+
+    e.each(0, rows, 1, row)
+
+
 def add_rows(
-    e: Emitter, a: ir.Value, lda: Size, k: int, b: ir.Value, ldb: Size, inside: Any,
-    sums: ir.Value, wide: int, rows: Size,
+    e: Emitter, a: ir.Value, lda: Size, masks: ir.Value, only: int, b: ir.Value, ldb: Size,
+    inside: Any, sums: ir.Value, wide: int, rows: Size,
 ) -> None:  # fmt: skip
-    """What k <= DEPTH numbers of each row of a add to its sums, which lie there without gaps.
+    """What DEPTH numbers of each row of a, with a mask for each row, add to the row's sums, which
+    lie there without gaps. Of the masks ``only`` some bits count.
 
     A row of b has so many registers, of whose last the numbers ``inside`` count.
     """
 
     def row(r: ir.Value) -> None:
         numbers, place = e.at(a, e.mul(r, lda)), e.at(sums, e.mul(r, wide * e.lanes))
-        mask = _nonzeros(e, numbers, k)
         places = [e.at(place, v * e.lanes) for v in range(wide)]
 
         def one(i: ir.Value, made: Sequence[ir.Value]) -> list[ir.Value]:
@@ -106,11 +130,35 @@ def add_rows(
             masks = [None] * (wide - 1) + [inside]
             return [e.fused(number, e.load(of_b[v], masks[v]), made[v]) for v in range(wide)]
 
+        mask = e.builder.load(e.at(masks, r))
+        if only != ALL:
+            mask = e.builder.and_(mask, constant(only))
         made = _each_one(e, mask, [e.load(p) for p in places], one)
         for p, numbers in zip(places, made, strict=True):
             e.store(numbers, p)
 
     e.each(0, rows, 1, row)
+
+
+def chunks(e: Emitter, start: Size, end: Size, depth: int) -> list[tuple[Size, Size, int]]:
+    """Where the masks from ``start`` to ``end`` begin and stop, and which of their bits count.
+
+    They lie DEPTH numbers apart from the first number on, the last of ``depth``; ends that are not
+    known are theirs.
+    """
+    first, last = known_size(start), known_size(end)
+    if first is None or last is None:
+        return [(start, end, ALL)]
+    found: list[tuple[Size, Size, int]] = []
+    whole = -(-first // DEPTH) * DEPTH
+    stop = last if last == depth else last // DEPTH * DEPTH
+    if first < whole:
+        found.append((whole - DEPTH, whole, ALL & ~((1 << first % DEPTH) - 1)))
+    if whole < stop:
+        found.append((whole, stop, ALL))
+    if stop < last:
+        found.append((stop, last, (1 << last % DEPTH) - 1))
+    return found
 
 
 def clear(e: Emitter, p: ir.Value, n: Size) -> None:
