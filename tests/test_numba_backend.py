@@ -169,7 +169,7 @@ NARROWER = {
 NARROWED = """
 import sys
 sys.path.insert(0, "tests")
-import op_cases, test_numba_backend as t
+import op_cases, test_numba_backend as t, test_sparse
 from fastnn.kernels import provider
 from fastnn.kernels.op import OPS
 assert provider.numba("float32").core.VECTOR_BYTES == int(sys.argv[1])
@@ -187,6 +187,9 @@ for dtype in op_cases.DTYPES:
         if sizes[1] >= 400 and sizes[2] <= 300:  # weights by parts, packed, or neither
             for name in ("dense", "dense_update"):
                 t.check_sizes(op_cases.cases(OPS[name], kernels)[0], sizes, kernels)
+    for sizes in test_sparse.SIZES[5::5]:
+        for name in ("dense", "dense_update"):
+            test_sparse.check(OPS[name], kernels, sizes)
 print(ran)
 """
 

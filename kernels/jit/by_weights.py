@@ -215,7 +215,7 @@ class Product:
             masks = e.at(self._masks, e.mul(e.div(k, sparse.DEPTH), sparse.ROWS))
             of_b, ldb, mask = e.at(b, e.mul(k, self.columns)), self.columns, inside
             if copies:
-                width = size if inside is None else e.sub(self.columns, low)
+                width = size if inside is None else e.least(e.sub(self.columns, low), size)
                 count = e.least(e.sub(depth, k), sparse.DEPTH)
                 products.pack_rows(e, of_b, self.columns, count, width, copied, size)
                 of_b, ldb, mask = copied, size, None
