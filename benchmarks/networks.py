@@ -8,6 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from fastnn.datasets import load_mnist
+
 CROSS_ENTROPY = "cross_entropy"
 MEAN_SQUARED_ERROR = "mean_squared_error"
 
@@ -31,6 +33,7 @@ class Network:
     normalized: bool = False
     # Networks of these sizes that are trained at once, from weights of their own.
     copies: int = 1
+    pixels: bool = False  # Trained on MNIST's images, of whose pixels four of five are zero.
     seed: int = 0  # of the data, and of the weights where there are no copies
 
     @property
@@ -63,8 +66,9 @@ class Network:
         sizes = "-".join(map(str, self.sizes))
         times = f"{self.copies} x " if self.copies > 1 else ""
         normalized = ", batch normalization" if self.normalized else ""
+        images = ", MNIST's pixels" if self.pixels else ""
         return (
-            f"{self.name}: {times}{sizes}, {self.activation}{normalized}, "
+            f"{self.name}: {times}{sizes}{images}, {self.activation}{normalized}, "
             f"{self.loss.replace('_', ' ')}, batch {self.batch}, {self.parameters:,} parameters, "
             f"{self.flops / 1e6:.4g} MFLOP a step, {self.steps} steps an epoch"
             f"{f', seed {self.seed}' if self.seed else ''}"
@@ -86,6 +90,15 @@ NETWORKS = {
         Network("deep", (64, *[128] * 8, 10), CROSS_ENTROPY, batch=64, steps=50, normalized=True),
         # As in training on all of 10,000 rows at once.
         Network("full", (4, 32, 16, 4), CROSS_ENTROPY, batch=10_000, steps=10, activation="tanh"),
+    )
+}
+
+#: Networks for MNIST, trained on its images instead of numbers none of which is zero.
+PIXELS = {
+    network.name: network
+    for network in (
+        replace(NETWORKS[name], name=f"{name}-pixels", pixels=True)
+        for name in ("mnist", "wide", "big")
     )
 }
 
@@ -160,10 +173,15 @@ def problem(
     teacher and can be learnt: int64 classes (n,), or float32 (n, 1). They carry noise, so that the
     loss of a peer that trains for many epochs does not sink to zero, where vanishing gradients
     turn denormal and time something else. The network's seed gives the same problem in every
-    process.
+    process. A network that is trained on pixels gets MNIST's first images, from 0 to 1, and their
+    labels: `load_mnist` finds them, or says what to do.
     """
     seed, count = network.seed, (network.steps if steps is None else steps) * network.batch
     inputs, outputs = network.sizes[0], network.sizes[-1]
+    weights = initial_weights(network.sizes, seed, network.normalized)
+    if network.pixels:
+        images, labels = load_mnist()[0]
+        return images[:count].reshape(count, -1) / np.float32(255), labels[:count], weights
     teacher = np.random.default_rng([seed, 1]).standard_normal((inputs, outputs)) / np.sqrt(inputs)
     rng = np.random.default_rng([seed, 2])
     X = rng.standard_normal((count, inputs), dtype=np.float32)
@@ -172,4 +190,4 @@ def problem(
         y = np.argmax(4 * scores + rng.gumbel(size=scores.shape), axis=1).astype(np.int64)
     else:
         y = (np.sin(2 * scores) + 0.1 * rng.standard_normal(scores.shape)).astype(np.float32)
-    return X, y, initial_weights(network.sizes, seed, network.normalized)
+    return X, y, weights

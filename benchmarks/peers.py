@@ -26,6 +26,7 @@ import numpy as np
 from fastnn.benchmarks.networks import (
     MANY,
     NETWORKS,
+    PIXELS,
     SCALING,
     Network,
     initial_weights,
@@ -596,7 +597,7 @@ class Worker:
     """What a worker process does on request; every method answers with something JSON can hold."""
 
     def __init__(self, peer: str, network: str, threads: int, dtype: str) -> None:
-        self.network = (NETWORKS | MANY | SCALING)[network]
+        self.network = (NETWORKS | PIXELS | MANY | SCALING)[network]
         self.make = peers_of(self.network)[peer]
         self.threads, self.dtype = threads, dtype
         self.peer: Peer | None = None
@@ -648,7 +649,7 @@ class Worker:
 def serve() -> None:
     parser = argparse.ArgumentParser(description="A worker of train_step.py.")
     parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("network", choices=NETWORKS | MANY | SCALING)
+    parser.add_argument("network", choices=NETWORKS | PIXELS | MANY | SCALING)
     parser.add_argument("threads", type=int)
     parser.add_argument("dtype", choices=("float32", "float64"))
     worker = Worker(**vars(parser.parse_args()))

@@ -120,7 +120,8 @@ def _info(options: argparse.Namespace) -> int:
 #: What ``fastnn bench`` can run: the modules, by what a user calls them.
 BENCHMARKS = {
     "train": "train_step", "gemm": "gemm", "ops": "formulas", "latency": "latency",
-    "many": "many", "scaling": "scaling", "startup": "startup", "memory": "memory", "page": "page",
+    "pixels": "pixels", "many": "many", "scaling": "scaling", "startup": "startup",
+    "memory": "memory", "page": "page",
 }  # fmt: skip
 
 

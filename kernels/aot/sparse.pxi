@@ -3,6 +3,7 @@
 
 cdef enum:
     SPARSE_INPUTS = 128      # columns of an input from which it is worth looking
+    SPARSE_MOST = 1 << 19    # and up to which there is room for the masks of a row
     SPARSE_ROWS = 128        # of sums that go through a part of the weights together
     SPARSE_MASKS = 1 << 14   # of those rows
     SPARSE_LEAST = 16        # rows of a batch, and at most so many, for a gradient by the weights
