@@ -168,7 +168,7 @@ cdef void dense_dw(const Call* call, int thread, int threads) noexcept nogil:
         p.scratch = <real*>call.step.scratch
         divide(inputs, units, units >= max(inputs, <int64_t>(threads * TILE_COLUMNS)), thread,
                threads, &i0, &i1, &j0, &j1)
-        if sparse(x + i0, inputs, batch, i1 - i0):
+        if parts_of(&p, 1) == 1 and sparse(x + i0, inputs, batch, i1 - i0):
             weights_sparse(call, i0, i1, j0, j1, NULL, p.scratch)
         else:
             multiply(&p, thread, threads)

@@ -49,10 +49,14 @@ cdef struct Product:
 
 
 cdef int64_t gemm_scratch() noexcept nogil:
-    """Numbers of scratch that a thread needs: for a product, or for one with an update."""
+    """Numbers of scratch that a thread needs: for a product, for one with an update, or for these
+    without zeros."""
     return max(PANELS * TILE_COLUMNS * K_BLOCK
                + (blocks_of(M_BLOCK, TILE_ROWS) + 1) * a_stride() * K_BLOCK,
-               (N_BLOCK + x_stride()) * K_BLOCK + N_BLOCK * TILE_ROWS)
+               (N_BLOCK + x_stride()) * K_BLOCK + N_BLOCK * TILE_ROWS,
+               (SPARSE_DEPTH + SPARSE_ROWS) * SPARSE_VECTORS * VLEN
+               + SPARSE_MASKS * <int64_t>sizeof(uint64_t) // <int64_t>sizeof(real),
+               SPARSE_BLOCK + N_BLOCK * SPARSE_BATCH)
 
 
 cdef inline int64_t panels_of(int64_t width) noexcept nogil:
@@ -440,7 +444,7 @@ cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
         p.k * columns * <int64_t>sizeof(real) <= DIRECT_BYTES
         and (rows < 8 * TILE_ROWS or not apart(p))))
     if not p.a_by_columns and not p.b_transposed and SPARSE_INPUTS <= p.k <= SPARSE_MOST and (
-            mostly_zero(p.a + i0 * p.lda, p.lda, i1 - i0, p.k)):
+            j1 - j0 >= VLEN and mostly_zero(p.a + i0 * p.lda, p.lda, i1 - i0, p.k)):
         j0 = multiply_sparse(p, i0, i1, j0, j1, parts_of(p, direct))
         if j0 == j1:
             return

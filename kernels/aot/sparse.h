@@ -3,17 +3,17 @@
  * Pixels around a digit, counts of words, categories as ones among zeros: of such an input most
  * numbers are zero, and so is what they add. A mask of 64 bits says which of 64 are not; a sum goes
  * through its ones, in the order in which a tile goes through all of them, and so is the same to the
- * bit. A part of the other operand, 64 rows by a few vectors, stays in the first cache meanwhile.
+ * bit (of finite numbers; but for the sign of a sum that is zero). A part of the other operand, 64 rows by a few vectors, stays in the first cache meanwhile.
  */
 #ifndef FASTNN_SPARSE_H
 #define FASTNN_SPARSE_H
 
 #include "tile.h"
 
-#define SPARSE_DEPTH 64  /* numbers of a mask */
-#define SPARSE_VECTORS 8 /* of a row of sums that stay in registers */
-
-typedef uint64_t sparse_masks[SPARSE_DEPTH];
+#define SPARSE_DEPTH 64   /* numbers of a mask */
+#define SPARSE_VECTORS 8  /* of a row of sums that stay in registers */
+#define SPARSE_SAMPLE 4   /* rows that are looked at */
+#define SPARSE_PERCENT 40 /* of whose numbers at most may be other than zero */
 
 /* A bit for each number of a vector: whether it is not zero. */
 FASTNN_INLINE uint64_t v_nonzero(vreal v) {
@@ -46,11 +46,7 @@ FASTNN_INLINE uint64_t nonzeros(const real *p, int n) {
     return mask;
 }
 
-/* Whether at most a share of a few rows of x is not zero. */
-#define SPARSE_SAMPLE 4
-#ifndef SPARSE_PERCENT
-#define SPARSE_PERCENT 40
-#endif
+/* Whether few numbers of a few rows of x are not zero. */
 static int mostly_zero(const real *x, int64_t ld, int64_t rows, int64_t columns) {
     const int64_t most = columns * SPARSE_PERCENT / 100;
     const int64_t step = rows > SPARSE_SAMPLE ? rows / SPARSE_SAMPLE : 1;
@@ -118,10 +114,10 @@ static void sparse_rows(int vectors, const real *a, int64_t lda, const uint64_t 
 #undef SPARSE_ROWS
 }
 
-/* For each column of x, which of the rows are not zero there: a mask for every SPARSE_DEPTH rows. */
-static void column_masks(const real *x, int64_t ld, int64_t rows, int columns, sparse_masks *masks) {
-    for (int64_t top = 0; top < rows; top += SPARSE_DEPTH, masks++) {
-        uint64_t *m = *masks;
+/* For each of SPARSE_DEPTH columns of x, which of the rows are not zero there: a mask for each of
+ * them, for every SPARSE_DEPTH rows. There are so many columns. */
+static void column_masks(const real *x, int64_t ld, int64_t rows, int columns, uint64_t *m) {
+    for (int64_t top = 0; top < rows; top += SPARSE_DEPTH, m += SPARSE_DEPTH) {
         for (int64_t i = 0; i < SPARSE_DEPTH; i++)
             m[i] = top + i < rows ? nonzeros(x + i * ld, columns) : 0;
         x += SPARSE_DEPTH * ld;
@@ -140,15 +136,15 @@ static void column_masks(const real *x, int64_t ld, int64_t rows, int columns, s
 
 /* Two columns of x at a time, which are mostly alike: a row of b serves both. */
 FASTNN_INLINE void sparse_columns_body(const int NV, const int TWO, const real *x, int64_t ld,
-                                       int64_t rows, const sparse_masks *masks, const real *b,
+                                       int64_t rows, const uint64_t *masks, const real *b,
                                        int64_t ldb, int64_t gap, real *sums, int64_t ld_sums) {
     vreal acc[2][SPARSE_VECTORS];
 #pragma GCC unroll 2
     for (int r = 0; r < 1 + TWO; r++)
 #pragma GCC unroll 8
         for (int v = 0; v < NV; v++) acc[r][v] = (vreal){0};
-    for (; rows > 0; rows -= SPARSE_DEPTH, masks++, x += SPARSE_DEPTH * ld, b += SPARSE_DEPTH * ldb) {
-        const uint64_t mask = (*masks)[0] | (TWO ? (*masks)[1] : 0);
+    for (; rows > 0; rows -= SPARSE_DEPTH, masks += SPARSE_DEPTH) {
+        const uint64_t mask = masks[0] | (TWO ? masks[1] : 0);
 #pragma GCC unroll 1
         EACH_ONE(mask, i) {
             const real *row = b + (int64_t)i * ldb, *numbers = x + (int64_t)i * ld;
@@ -160,6 +156,8 @@ FASTNN_INLINE void sparse_columns_body(const int NV, const int TWO, const real *
                 if (TWO) ADD_PRODUCT(acc[1][v], other, of_b);
             }
         }
+        x += SPARSE_DEPTH * ld;
+        b += SPARSE_DEPTH * ldb;
     }
 #pragma GCC unroll 2
     for (int r = 0; r < 1 + TWO; r++)
@@ -173,7 +171,7 @@ static void sparse_columns(int vectors, const real *x, int64_t ld, int64_t rows,
                            const uint64_t *masks, const real *b, int64_t ldb, int64_t gap,
                            real *sums, int64_t ld_sums) {
 #define SPARSE_COLUMNS(NV, TWO)                                                                    \
-    sparse_columns_body(NV, TWO, x, ld, rows, (const sparse_masks *)masks, b, ldb, gap, sums, ld_sums)
+    sparse_columns_body(NV, TWO, x, ld, rows, masks, b, ldb, gap, sums, ld_sums)
     for (; columns > 0; columns -= 2, x += 2, masks += 2, sums += 2 * ld_sums) {
         const int two = columns > 1;
         switch (vectors) {

@@ -1,11 +1,12 @@
-# Products with an input that is mostly zeros: of MNIST's pixels four of five are. They give what
-# tiles give, to the bit, so that each thread decides by what it has before it.
+# Products with an input that is mostly zeros: of MNIST's pixels four of five are. Of finite numbers
+# they give what tiles give, to the bit, so that each thread decides by what it has before it.
 
 cdef enum:
     SPARSE_INPUTS = 128      # columns of an input from which it is worth looking
     SPARSE_MOST = 1 << 19    # and up to which there is room for the masks of a row
     SPARSE_ROWS = 128        # of sums that go through a part of the weights together
     SPARSE_MASKS = 1 << 14   # of those rows
+    SPARSE_COPIES = 16       # of them, for which weights are copied
     SPARSE_LEAST = 16        # rows of a batch, and at most so many, for a gradient by the weights
     SPARSE_BATCH = 512
     SPARSE_BLOCK = 2048      # numbers of a gradient that are made before the rule runs over them
@@ -26,7 +27,7 @@ cdef int64_t multiply_sparse(const Product* p, int64_t i0, int64_t i1, int64_t j
     """
     cdef int64_t top, part, k0, k1, r, j, stop = j0 + (j1 - j0) // VLEN * VLEN
     cdef int64_t chunks = blocks_of(p.k, SPARSE_DEPTH) + parts  # at most
-    cdef int64_t rows = max(min(SPARSE_MASKS // chunks, <int64_t>SPARSE_ROWS), <int64_t>1)
+    cdef int64_t rows = min(SPARSE_MASKS // chunks, <int64_t>SPARSE_ROWS)
     cdef int vectors, v
     cdef real* later = p.scratch + SPARSE_DEPTH * SPARSE_VECTORS * VLEN
     cdef uint64_t* masks = <uint64_t*>(later + SPARSE_ROWS * SPARSE_VECTORS * VLEN)
@@ -77,8 +78,8 @@ cdef inline void add_sparse(const Product* p, int64_t top, int64_t rows, int64_t
         k = k0 + i * SPARSE_DEPTH
         b = p.b + k * p.ldb + j
         ldb = p.ldb
-        if p.ldb * <int64_t>sizeof(real) % HALF_PAGE == 0:
-            # Rows so far apart share too few places of the first cache.
+        # Rows so far apart share too few places of the first cache.
+        if rows >= SPARSE_COPIES and p.ldb * <int64_t>sizeof(real) % HALF_PAGE == 0:
             ldb = vectors * VLEN
             for r in range(min(k1 - k, <int64_t>SPARSE_DEPTH)):
                 for v in range(vectors):
@@ -139,7 +140,7 @@ cdef void weights_sparse(const Call* call, int64_t i0, int64_t i1, int64_t j0, i
     cdef const real* x = <const real*>call.buffers[0]
     cdef const real* dz = <const real*>call.buffers[1]
     cdef real* dw = <real*>call.buffers[2]
-    cdef real* packed = scratch + SPARSE_BLOCK + N_BLOCK
+    cdef real* packed = scratch + SPARSE_BLOCK
     cdef int64_t chunk, first, n, top, columns, height, block, start, count, ldz
     cdef int64_t gap
     cdef const real* b
@@ -162,7 +163,7 @@ cdef void weights_sparse(const Call* call, int64_t i0, int64_t i1, int64_t j0, i
         top = i0
         while top < i1:
             columns = min(i1 - top, <int64_t>SPARSE_DEPTH)
-            column_masks(x + top, inputs, batch, <int>columns, <sparse_masks*>masks)
+            column_masks(x + top, inputs, batch, <int>columns, masks)
             height = columns if rule == NULL else max(SPARSE_BLOCK // n // 2 * 2, <int64_t>2)
             for block in range(blocks_of(columns, height)):
                 start = block * height

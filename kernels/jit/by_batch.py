@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from llvmlite import ir
@@ -82,13 +83,27 @@ class Product:
         # Rows so far apart share too few places of the first cache.
         units = known_size(self.units)
         apart = units is not None and units * e.dtype.itemsize % products.HALF_PAGE == 0
-        if apart:
-            products.pack_rows(e, self.dz, self.units, self.rows, width, self.scratch, size)
 
-        def panel(top: ir.Value, columns: Size, low: Size, wide: int, inside: Any) -> None:
+        def columns_of(start: Size, width: int) -> None:
+            if apart:
+                of = e.at(self.dz, start)
+                products.pack_rows(e, of, self.units, self.rows, width, self.scratch, size)
+
+            def some(top: ir.Value) -> None:
+                columns, x = e.least(e.sub(last, top), sparse.DEPTH), e.at(self.x, top)
+                sparse.column_masks(e, x, self.inputs, self.rows, columns, masks)
+                work = partial(panel, top, columns, start)
+                sparse.each_panel(e, width, wide, work)
+
+            e.each(first, last, sparse.DEPTH, some)
+
+        def panel(
+            top: ir.Value, columns: Size, start: Size, column: Size, wide: int, inside: Any
+        ) -> None:
+            low = e.add(start, column)
             b, ldb = e.at(self.dz, low), self.units
             if apart:
-                b, ldb = e.at(self.scratch, e.mul(low, self.rows)), size
+                b, ldb = e.at(self.scratch, e.mul(column, self.rows)), size
 
             def pair(i: ir.Value) -> None:
                 x, of_columns = e.at(self.x, e.add(top, i)), e.at(masks, i)
@@ -109,16 +124,10 @@ class Product:
 
             e.each(0, columns, 2, pair)
 
-        def some(top: ir.Value) -> None:
-            columns = e.least(e.sub(last, top), sparse.DEPTH)
-            x = e.at(self.x, top)
-            sparse.column_masks(e, x, self.inputs, self.rows, columns, masks)
-            whole = width // size * size
-            e.each(0, whole, size, lambda low: panel(top, columns, low, wide, None))
-            for low, some, inside in sparse.panels(e, width - whole, wide):
-                panel(top, columns, whole + low, some, inside)
-
-        e.each(first, last, sparse.DEPTH, some)
+        whole = width // TOGETHER * TOGETHER
+        e.each(0, whole, TOGETHER, lambda start: columns_of(start, TOGETHER))
+        if whole < width:
+            columns_of(whole, width - whole)
 
     def _tiles(
         self,

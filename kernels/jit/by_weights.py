@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -186,8 +187,7 @@ class Product:
                 panel(j, 1, e.mask(e.least(e.sub(high, j), e.lanes)))
 
             if self.way.simple and self.way.shares == 1:  # all columns, which are known
-                for start, wide, inside in sparse.panels(e, self.way.columns or 0, sparse.WIDE):
-                    panel(start, wide, inside)
+                sparse.each_panel(e, self.way.columns or 0, sparse.WIDE, panel)
             else:
                 whole = e.add(low, e.rounded(e.sub(high, low), size))
                 e.each(low, whole, size, lambda j: panel(j, sparse.WIDE, None))
@@ -210,6 +210,7 @@ class Product:
         depth = known_size(self.depth) or 0
         # Rows so far apart share too few places of the first cache.
         copies = (way.columns or 0) * e.dtype.itemsize % products.HALF_PAGE == 0
+        copies &= (way.expected or 0) >= sparse.COPIES
 
         def some(k: Size, only: int = sparse.ALL) -> None:
             masks = e.at(self._masks, e.mul(e.div(k, sparse.DEPTH), sparse.ROWS))
@@ -223,32 +224,40 @@ class Product:
                 e, e.at(a, k), self.depth, masks, only, of_b, ldb, mask, sums, wide, rows
             )
 
-        def finish(r: ir.Value, later: ir.Value | None, last: ir.Value) -> None:
+        def finish(r: ir.Value, later: ir.Value | None, last: bool | ir.Value) -> None:
             line = e.at(sums, e.mul(r, size))
             made = [[e.load(e.at(line, v * e.lanes)) for v in range(wide)]]
             for to, mask, total, result in self._places(made, e.add(top, r), low, inside):
                 if later is not None:
                     known = e.builder.and_(e.splat(later), mask or e.mask(e.lanes))
                     total = e.builder.fadd(e.load(to, known), total)
-                e.store(e.builder.select(last, result(total), total), to, mask)
+                if last is not True:
+                    e.store(total, to, mask)
+                if last is not False:
+                    with nullcontext() if last is True else e.builder.if_then(last):
+                        e.store(result(total), to, mask)
 
-        def part(start: Size, end: Size) -> None:
+        def part(start: Size, end: Size, last: bool | ir.Value) -> None:
             """Sums over part of the depth, by themselves, and what C keeps of those before."""
             sparse.clear(e, sums, e.mul(rows, size))
-            for k, stop, only in sparse.chunks(e, start, end, depth):
+            for k, stop, only in sparse.chunks(start, end, depth):
                 e.each(k, stop, sparse.DEPTH, partial(some, only=only))
             later = None if known_size(start) == 0 else e.less(0, start)
-            last = e.same(end, depth)
             e.each(0, rows, 1, partial(finish, later=later, last=last))
 
         if way.simple:
             for i in range(way.parts):
-                part(depth * i // way.parts, depth * (i + 1) // way.parts)
+                part(depth * i // way.parts, depth * (i + 1) // way.parts, i == way.parts - 1)
             return
         whole = depth // way.together * way.together
-        e.each(0, whole, way.together, lambda k: part(k, e.add(k, way.together)))
+
+        def some_part(k: ir.Value) -> None:
+            end = e.add(k, way.together)
+            part(k, end, e.same(end, depth) if whole == depth else False)
+
+        e.each(0, whole, way.together, some_part)
         if whole < depth:
-            part(whole, depth)
+            part(whole, depth, True)
 
     # ---------------------------------------------------------------- all weights at once
 

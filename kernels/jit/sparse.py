@@ -2,8 +2,8 @@
 
 Of pixels around a digit, counts of words or categories most are zero, and so is what they add. A
 mask of 64 bits says which of 64 numbers are not; a sum goes through its ones in the order in which
-a tile goes through all of them, and so is the same to the bit: each thread decides by what it has
-before it, whether it leaves zeros out. (aot/sparse.h says what that gives.)
+a tile goes through all of them, and so of finite numbers is the same to the bit, but for the sign
+of a sum that is zero: each thread decides by what it has before it, whether it leaves zeros out.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ DEPTH = 64
 ALL = (1 << DEPTH) - 1
 #: Registers of a row of sums.
 WIDE = 8
-#: Rows of sums that go through a part of the weights together.
-ROWS = 128
+#: Rows of sums that go through a part of the weights together, and for how many that is copied.
+ROWS, COPIES = 128, 16
 #: Inputs from which it is worth looking, and up to which there is room for the masks.
 INPUTS, MOST_INPUTS = 128, 1 << 14
 #: Rows of a batch, at least and at most, for a gradient by the weights.
@@ -140,7 +140,7 @@ def add_rows(
     e.each(0, rows, 1, row)
 
 
-def chunks(e: Emitter, start: Size, end: Size, depth: int) -> list[tuple[Size, Size, int]]:
+def chunks(start: Size, end: Size, depth: int) -> list[tuple[Size, Size, int]]:
     """Where the masks from ``start`` to ``end`` begin and stop, and which of their bits count.
 
     They lie DEPTH numbers apart from the first number on, the last of ``depth``; ends that are not
@@ -226,14 +226,14 @@ def pair_of_columns(
     return [sums[:wide], sums[wide:]]
 
 
-def panels(e: Emitter, columns: int, most: int) -> list[tuple[int, int, Any]]:
-    """First column, registers and mask of the last register of each panel of columns."""
-    found = []
-    for start in range(0, columns, most * e.lanes):
-        left = min(columns - start, most * e.lanes)
-        inside = e.mask(left % e.lanes) if left % e.lanes else None
-        found.append((start, -(-left // e.lanes), inside))
-    return found
+def each_panel(e: Emitter, columns: int, most: int, work: Callable[[Size, int, Any], None]) -> None:
+    """``work(column, registers, inside)`` for panels of at most so many registers: of the last, the
+    numbers ``inside`` count."""
+    size = most * e.lanes
+    whole = columns // size * size
+    e.each(0, whole, size, lambda column: work(column, most, None))
+    if left := columns - whole:
+        work(whole, -(-left // e.lanes), e.mask(left % e.lanes) if left % e.lanes else None)
 
 
 def either(
