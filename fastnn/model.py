@@ -1108,7 +1108,8 @@ class Model:
 
         Trains on copies: the model does not change. Of several threads, the times are the first
         one's; where they share calls, the wait for what others still do of earlier calls belongs to
-        the call that needs it.
+        the call that needs it. FLOPs are counted as if no number were zero: a layer that leaves out
+        the zeros of its input may show more than the peak.
 
         Parameters
         ----------
