@@ -406,3 +406,16 @@ def test_files_that_are_no_results(tmp_path, capsys):
         assert page.run([str(file), "--html", str(tmp_path / "page.html")]) == 2
         assert "page: " in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_networks_on_pixels_get_images_and_their_labels(monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (200, 28, 28), np.uint8)
+    labels = np.arange(200) % 10
+    monkeypatch.setattr(networks, "load_mnist", lambda: ((images, labels), (images, labels)))
+    network = networks.PIXELS["mnist-pixels"]
+    X, y, weights = networks.problem(network, steps=2)
+    assert X.dtype == np.float32 and X.shape == (2 * network.batch, 784)
+    np.testing.assert_allclose(X[5], images[5].ravel() / 255, rtol=1e-6)
+    np.testing.assert_array_equal(y, labels[: 2 * network.batch])
+    plain = networks.problem(networks.NETWORKS["mnist"], steps=2)[2]
+    assert all(np.array_equal(a, b) for a, b in zip(weights, plain, strict=True))
