@@ -108,16 +108,18 @@ cdef extern from "tile.h" nogil:
 cdef extern from "sparse.h" nogil:
     int SPARSE_DEPTH
     int SPARSE_VECTORS
-    int mostly_zero(const real* x, int64_t ld, int64_t rows, int64_t columns)
+    int SPARSE_FETCHED
+    ctypedef struct SparseNext:
+        const real* rows
+        int64_t ld
+        int64_t count
+        int64_t numbers
+    int density(const real* x, int64_t ld, int64_t rows, int64_t columns)
     void row_masks(const real* a, int64_t lda, int64_t k, int64_t rows, uint64_t* masks,
                    int64_t ld_masks)
     void sparse_rows(int vectors, const real* a, int64_t lda, const uint64_t* masks, const real* b,
                      int64_t ldb, const real* start, int again, real* sums, int64_t ld,
-                     int64_t rows)
-    void column_masks(const real* x, int64_t ld, int64_t rows, int columns, uint64_t* masks)
-    void sparse_columns(int vectors, const real* x, int64_t ld, int64_t rows, int64_t columns,
-                        const uint64_t* masks, const real* b, int64_t ldb, int64_t gap, real* sums,
-                        int64_t ld_sums)
+                     int64_t rows, const SparseNext* next, int nexts)
 
 cdef extern from "elementary.h" nogil:
     real r_exp(real x)

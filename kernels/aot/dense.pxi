@@ -141,6 +141,7 @@ cdef void narrow_dw(const real* x, const real* dz, int64_t batch, int64_t inputs
 cdef void dense_dw(const Call* call, int thread, int threads) noexcept nogil:
     """dw[I, O] = x[B, I]^T dz[B, O]; db[O] = sum of dz over the batch"""
     cdef Product p
+    cdef int side
     cdef int64_t batch = call.sizes[0], inputs = call.sizes[1], units = call.sizes[2]
     cdef int64_t i0 = 0, i1 = inputs, j0 = 0, j1 = units
     cdef const real* x = <const real*>call.buffers[0]
@@ -168,8 +169,9 @@ cdef void dense_dw(const Call* call, int thread, int threads) noexcept nogil:
         p.scratch = <real*>call.step.scratch
         divide(inputs, units, units >= max(inputs, <int64_t>(threads * TILE_COLUMNS)), thread,
                threads, &i0, &i1, &j0, &j1)
-        if parts_of(&p, 1) == 1 and sparse(x + i0, inputs, batch, i1 - i0):
-            weights_sparse(call, i0, i1, j0, j1, NULL, p.scratch)
+        side = sparse_side(call, i0, i1, j0, j1) if parts_of(&p, 1) == 1 else 0
+        if side:
+            weights_sparse(call, side, i0, i1, j0, j1, NULL, p.scratch)
         else:
             multiply(&p, thread, threads)
     if db != NULL:
@@ -204,7 +206,7 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
     cdef int64_t i0 = 0, i1 = inputs, j0 = 0, j1 = units
     cdef int64_t tiles, height, groups, group, start, stop, blocks, block, top, bottom
     cdef int64_t chunk, first, n, panel, i, j
-    cdef int width, pack, far = inputs * units * <int64_t>sizeof(real) > NEAR_BYTES
+    cdef int width, pack, side, far = inputs * units * <int64_t>sizeof(real) > NEAR_BYTES
     cdef const real* a
     cdef const real* b
     cdef const real* x0
@@ -227,8 +229,9 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
         if thread == 0:
             update_bias(&rule, call, 0, units, gradient)
         return
-    if sparse(x + i0, inputs, batch, i1 - i0):
-        weights_sparse(call, i0, i1, j0, j1, &rule, <real*>call.step.scratch)
+    side = sparse_side(call, i0, i1, j0, j1)
+    if side:
+        weights_sparse(call, side, i0, i1, j0, j1, &rule, <real*>call.step.scratch)
         if i0 == 0:
             update_bias(&rule, call, j0, j1, gradient)
         return
@@ -282,7 +285,7 @@ cdef void dense_update(const Call* call, int thread, int threads) noexcept nogil
                             &shape, a, b, gradient + j, width, 1)
                     else:
                         strip(&shape, a, b, gradient + j, bottom - top, width, 1)
-                apply_to_rows(&rule, call, gradient, top, bottom - top, first, n)
+                apply_to_rows(&rule, call, gradient, n, top, bottom - top, first, n)
     if i0 == 0:  # threads that share columns leave the bias to the first of them
         update_bias(&rule, call, j0, j1, gradient)
 

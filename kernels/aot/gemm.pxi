@@ -56,7 +56,10 @@ cdef int64_t gemm_scratch() noexcept nogil:
                (N_BLOCK + x_stride()) * K_BLOCK + N_BLOCK * TILE_ROWS,
                (SPARSE_DEPTH + SPARSE_ROWS) * SPARSE_VECTORS * VLEN
                + SPARSE_MASKS * <int64_t>sizeof(uint64_t) // <int64_t>sizeof(real),
-               SPARSE_BLOCK + N_BLOCK * SPARSE_BATCH)
+               (SPARSE_DEPTH + 2 * SPARSE_ROWS) * SPARSE_VECTORS * VLEN
+               + SPARSE_ROWS * (SPARSE_BATCH + VLEN)
+               + SPARSE_ROWS * (SPARSE_BATCH // SPARSE_DEPTH)
+               * <int64_t>sizeof(uint64_t) // <int64_t>sizeof(real))
 
 
 cdef inline int64_t panels_of(int64_t width) noexcept nogil:
@@ -443,8 +446,9 @@ cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
     direct = not p.b_transposed and (rows <= unpacked or (
         p.k * columns * <int64_t>sizeof(real) <= DIRECT_BYTES
         and (rows < 8 * TILE_ROWS or not apart(p))))
-    if not p.a_by_columns and not p.b_transposed and SPARSE_INPUTS <= p.k <= SPARSE_MOST and (
-            j1 - j0 >= VLEN and mostly_zero(p.a + i0 * p.lda, p.lda, i1 - i0, p.k)):
+    if not p.a_by_columns and SPARSE_INPUTS <= p.k <= SPARSE_MOST and j1 - j0 >= VLEN and (
+            not p.b_transposed or i1 - i0 >= SPARSE_TURNS) and (
+            density(p.a + i0 * p.lda, p.lda, i1 - i0, p.k) <= sparse_percent()):
         j0 = multiply_sparse(p, i0, i1, j0, j1, parts_of(p, direct))
         if j0 == j1:
             return

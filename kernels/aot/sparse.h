@@ -14,7 +14,7 @@
 #define SPARSE_DEPTH 64   /* numbers of a mask */
 #define SPARSE_VECTORS 8  /* of a row of sums that stay in registers */
 #define SPARSE_SAMPLE 4   /* rows that are looked at */
-#define SPARSE_PERCENT 40 /* of whose numbers at most may be other than zero */
+#define SPARSE_FETCHED 4  /* matrices that are fetched meanwhile */
 
 /* A bit for each number of a vector: whether it is not zero. */
 FASTNN_INLINE uint64_t v_nonzero(vreal v) {
@@ -47,9 +47,8 @@ FASTNN_INLINE uint64_t nonzeros(const real *p, int n) {
     return mask;
 }
 
-/* Whether few numbers of a few rows of x are not zero. */
-static int mostly_zero(const real *x, int64_t ld, int64_t rows, int64_t columns) {
-    const int64_t most = columns * SPARSE_PERCENT / 100;
+/* Of a hundred numbers of x how many are not zero, in a few of its rows. */
+static int density(const real *x, int64_t ld, int64_t rows, int64_t columns) {
     const int64_t step = rows > SPARSE_SAMPLE ? rows / SPARSE_SAMPLE : 1;
     int64_t seen = 0, found = 0;
     for (int64_t row = 0; row < rows && seen < SPARSE_SAMPLE; row += step) {
@@ -59,9 +58,8 @@ static int mostly_zero(const real *x, int64_t ld, int64_t rows, int64_t columns)
             found += __builtin_popcountll(
                 nonzeros(x + row * ld + j, left < SPARSE_DEPTH ? (int)left : SPARSE_DEPTH));
         }
-        if (found > SPARSE_SAMPLE * most) break;
     }
-    return found <= seen * most;
+    return seen ? (int)(100 * found / (seen * columns)) : 100;
 }
 
 /* Each of `mask`'s ones, from the lowest on, as `i`. */
@@ -82,12 +80,22 @@ static void row_masks(const real *a, int64_t lda, int64_t k, int64_t rows, uint6
     }
 }
 
+/* Some rows of so many numbers each: to be fetched meanwhile. */
+typedef struct {
+    const real *rows;
+    int64_t ld, count, numbers;
+} SparseNext;
+
 FASTNN_INLINE void sparse_rows_body(const int NV, const real *a, int64_t lda,
                                     const uint64_t *masks, const real *b, int64_t ldb,
                                     const real *start, int again, real *sums, int64_t ld,
-                                    int64_t rows) {
-    for (; rows > 0; rows--, masks++, a += lda, sums += ld) {
+                                    int64_t rows, const SparseNext *next, int nexts) {
+    int64_t due[SPARSE_FETCHED] = {0}, fetched[SPARSE_FETCHED] = {0};
+    for (int64_t row = 0; row < rows; row++, masks++, a += lda, sums += ld) {
         vreal acc[SPARSE_VECTORS];
+        for (int n = 0; n < nexts; n++)
+            for (due[n] += next[n].count; due[n] >= rows; due[n] -= rows)
+                prefetch_l2(next[n].rows + fetched[n]++ * next[n].ld, next[n].numbers);
         if (again && !*masks) continue;
 #pragma GCC unroll 8
         for (int v = 0; v < NV; v++)
@@ -95,93 +103,29 @@ FASTNN_INLINE void sparse_rows_body(const int NV, const real *a, int64_t lda,
 #pragma GCC unroll 1
         EACH_ONE(*masks, i) {
             const vreal scalar = v_all(a[i]);
-            const real *row = b + (int64_t)i * ldb;
+            const real *row_of_b = b + (int64_t)i * ldb;
 #pragma GCC unroll 8
-            for (int v = 0; v < NV; v++) ADD_PRODUCT(acc[v], scalar, v_load(row + v * VLEN));
+            for (int v = 0; v < NV; v++) ADD_PRODUCT(acc[v], scalar, v_load(row_of_b + v * VLEN));
         }
 #pragma GCC unroll 8
         for (int v = 0; v < NV; v++) v_store(sums + v * VLEN, acc[v]);
     }
 }
 
-/* Rows of sums over SPARSE_DEPTH numbers of a's rows, with a mask for each, of 1, 2, 4 or 8 vectors:
- * they begin with `start`, or zero where that is NULL, or go on from what is there `again`. */
+/* Rows of sums over SPARSE_DEPTH numbers of a's rows, with a mask for each, of at most SPARSE_VECTORS
+ * vectors: they begin with `start`, or zero where that is NULL, or go on from what is there `again`. */
 static void sparse_rows(int vectors, const real *a, int64_t lda, const uint64_t *masks,
                         const real *b, int64_t ldb, const real *start, int again, real *sums,
-                        int64_t ld, int64_t rows) {
+                        int64_t ld, int64_t rows, const SparseNext *next, int nexts) {
 #define SPARSE_ROWS(NV)                                                                            \
-    case NV: sparse_rows_body(NV, a, lda, masks, b, ldb, start, again, sums, ld, rows); break
-    switch (vectors) { SPARSE_ROWS(1); SPARSE_ROWS(2); SPARSE_ROWS(4); SPARSE_ROWS(8); }
+    case NV:                                                                                       \
+        sparse_rows_body(NV, a, lda, masks, b, ldb, start, again, sums, ld, rows, next, nexts);    \
+        break
+    switch (vectors) {
+        SPARSE_ROWS(1); SPARSE_ROWS(2); SPARSE_ROWS(3); SPARSE_ROWS(4);
+        SPARSE_ROWS(5); SPARSE_ROWS(6); SPARSE_ROWS(7); SPARSE_ROWS(8);
+    }
 #undef SPARSE_ROWS
-}
-
-/* For each of SPARSE_DEPTH columns of x, which of the rows are not zero there: a mask for each of
- * them, for every SPARSE_DEPTH rows. There are so many columns. */
-static void column_masks(const real *x, int64_t ld, int64_t rows, int columns, uint64_t *m) {
-    for (int64_t top = 0; top < rows; top += SPARSE_DEPTH, m += SPARSE_DEPTH) {
-        for (int64_t i = 0; i < SPARSE_DEPTH; i++)
-            m[i] = top + i < rows ? nonzeros(x + i * ld, columns) : 0;
-        x += SPARSE_DEPTH * ld;
-        /* Transposed: the quarters of a square that are off its diagonal change places, then those
-         * of each quarter. (Warren, Hacker's Delight, 7-3) */
-        uint64_t low = 0xffffffffu;
-        for (int half = 32; half > 0; half /= 2, low ^= low << half)
-            for (int first = 0; first < SPARSE_DEPTH; first += 2 * half)
-                for (int i = first; i < first + half; i++) {
-                    const uint64_t off = ((m[i] >> half) ^ m[i + half]) & low;
-                    m[i] ^= off << half;
-                    m[i + half] ^= off;
-                }
-    }
-}
-
-/* Two columns of x at a time, which are mostly alike: a row of b serves both. */
-FASTNN_INLINE void sparse_columns_body(const int NV, const int TWO, const real *x, int64_t ld,
-                                       int64_t rows, const uint64_t *masks, const real *b,
-                                       int64_t ldb, int64_t gap, real *sums, int64_t ld_sums) {
-    vreal acc[2][SPARSE_VECTORS];
-#pragma GCC unroll 2
-    for (int r = 0; r < 1 + TWO; r++)
-#pragma GCC unroll 8
-        for (int v = 0; v < NV; v++) acc[r][v] = (vreal){0};
-    for (; rows > 0; rows -= SPARSE_DEPTH, masks += SPARSE_DEPTH) {
-        const uint64_t mask = masks[0] | (TWO ? masks[1] : 0);
-#pragma GCC unroll 1
-        EACH_ONE(mask, i) {
-            const real *row = b + (int64_t)i * ldb, *numbers = x + (int64_t)i * ld;
-            const vreal one = v_all(numbers[0]), other = v_all(numbers[TWO]);
-#pragma GCC unroll 8
-            for (int v = 0; v < NV; v++) {
-                const vreal of_b = v_load(row + v / TILE_VECTORS * gap + v % TILE_VECTORS * VLEN);
-                ADD_PRODUCT(acc[0][v], one, of_b);
-                if (TWO) ADD_PRODUCT(acc[1][v], other, of_b);
-            }
-        }
-        x += SPARSE_DEPTH * ld;
-        b += SPARSE_DEPTH * ldb;
-    }
-#pragma GCC unroll 2
-    for (int r = 0; r < 1 + TWO; r++)
-#pragma GCC unroll 8
-        for (int v = 0; v < NV; v++) v_store(sums + r * ld_sums + v * VLEN, acc[r][v]);
-}
-
-/* Rows of x^T b, one for each of a few columns of x, of 1, 2 or 4 vectors. Every TILE_VECTORS of b's
- * come `gap` numbers after those before. */
-static void sparse_columns(int vectors, const real *x, int64_t ld, int64_t rows, int64_t columns,
-                           const uint64_t *masks, const real *b, int64_t ldb, int64_t gap,
-                           real *sums, int64_t ld_sums) {
-#define SPARSE_COLUMNS(NV, TWO)                                                                    \
-    sparse_columns_body(NV, TWO, x, ld, rows, masks, b, ldb, gap, sums, ld_sums)
-    for (; columns > 0; columns -= 2, x += 2, masks += 2, sums += 2 * ld_sums) {
-        const int two = columns > 1;
-        switch (vectors) {
-        case 1: if (two) SPARSE_COLUMNS(1, 1); else SPARSE_COLUMNS(1, 0); break;
-        case 2: if (two) SPARSE_COLUMNS(2, 1); else SPARSE_COLUMNS(2, 0); break;
-        case 4: if (two) SPARSE_COLUMNS(4, 1); else SPARSE_COLUMNS(4, 0); break;
-        }
-    }
-#undef SPARSE_COLUMNS
 }
 
 #endif

@@ -1,22 +1,31 @@
-# Products with an input that is mostly zeros: of MNIST's pixels four of five are. Of finite numbers
-# they give what tiles give, to the bit, so that each thread decides by what it has before it.
+# Products with a matrix many of whose numbers are zero: of MNIST's pixels four of five are, and half of
+# what leaves a layer of relu, or comes back through it. Of finite numbers they give what tiles give, to
+# the bit, so that each thread decides by what it has before it.
 
 cdef enum:
-    SPARSE_INPUTS = 128      # columns of an input from which it is worth looking
+    SPARSE_INPUTS = 128      # columns of a matrix from which it is worth looking
     SPARSE_MOST = 1 << 19    # and up to which there is room for the masks of a row
-    SPARSE_ROWS = 128        # of sums that go through a part of the weights together
+    SPARSE_ROWS = 128        # of sums that go through a part of the other matrix together
     SPARSE_MASKS = 1 << 14   # of those rows
-    SPARSE_COPIES = 16       # of them, for which weights are copied
+    SPARSE_COPIES = 16       # of them, for which that part is copied
+    SPARSE_TURNS = 32        # and turned
     SPARSE_LEAST = 16        # rows of a batch, and at most so many, for a gradient by the weights
     SPARSE_BATCH = 512
-    SPARSE_BLOCK = 2048      # numbers of a gradient that are made before the rule runs over them
+    # Of a hundred numbers at most so many may be other than zero.
+    SPARSE_PERCENT = 62
+    SPARSE_PERCENT_SMALL = 40  # where registers are few
 
 
-cdef inline int vectors_of(int64_t columns, int most) noexcept nogil:
-    """Vectors of sums that are made together next, of so many columns: a power of two."""
-    while most * VLEN > columns:
-        most //= 2
-    return most
+cdef inline int sparse_percent() noexcept nogil:
+    return SPARSE_PERCENT if VLEN * sizeof(real) == 64 else SPARSE_PERCENT_SMALL
+
+
+cdef inline void fetch_later(SparseNext* next, const real* rows, int64_t ld, int64_t count,
+                             int64_t numbers) noexcept nogil:
+    next.rows = rows
+    next.ld = ld
+    next.count = count
+    next.numbers = numbers
 
 
 cdef int64_t multiply_sparse(const Product* p, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
@@ -25,10 +34,10 @@ cdef int64_t multiply_sparse(const Product* p, int64_t i0, int64_t i1, int64_t j
 
     Of each of the `parts` of K the sum is made by itself, as tiles do.
     """
-    cdef int64_t top, part, k0, k1, r, j, stop = j0 + (j1 - j0) // VLEN * VLEN
+    cdef int64_t top, part, k0, k1, r, j, block, vectors = (j1 - j0) // VLEN
+    cdef int64_t blocks = blocks_of(vectors, SPARSE_VECTORS), width, v
     cdef int64_t chunks = blocks_of(p.k, SPARSE_DEPTH) + parts  # at most
     cdef int64_t rows = min(SPARSE_MASKS // chunks, <int64_t>SPARSE_ROWS)
-    cdef int vectors, v
     cdef real* later = p.scratch + SPARSE_DEPTH * SPARSE_VECTORS * VLEN
     cdef uint64_t* masks = <uint64_t*>(later + SPARSE_ROWS * SPARSE_VECTORS * VLEN)
     cdef uint64_t* of_part
@@ -42,135 +51,192 @@ cdef int64_t multiply_sparse(const Product* p, int64_t i0, int64_t i1, int64_t j
             k1 = p.k * (part + 1) // parts
             row_masks(p.a + top * p.lda + k0, p.lda, k1 - k0, rows, of_part, rows)
             of_part += blocks_of(k1 - k0, SPARSE_DEPTH) * rows
-        j = j0
-        while j < stop:
-            vectors = vectors_of(stop - j, SPARSE_VECTORS)
+        for block in range(blocks):
+            j = vectors * block // blocks
+            width = (vectors * (block + 1) // blocks - j) * VLEN
+            j = j0 + j * VLEN
             c = p.c + top * p.ldc + j
             of_part = masks
             for part in range(parts):
                 k0 = p.k * part // parts
                 k1 = p.k * (part + 1) // parts
                 if part == 0:
-                    add_sparse(p, top, rows, k0, k1, j, vectors, of_part, c, p.ldc)
+                    add_sparse(p, top, rows, k0, k1, j, width, of_part, c, p.ldc, NULL, 0)
                 else:
-                    add_sparse(p, top, rows, k0, k1, j, vectors, of_part, later, vectors * VLEN)
+                    add_sparse(p, top, rows, k0, k1, j, width, of_part, later, width, NULL, 0)
                     for r in range(rows):
-                        for v in range(vectors):
-                            v_store(c + r * p.ldc + v * VLEN,
-                                    v_load(later + (r * vectors + v) * VLEN)
-                                    + v_load(c + r * p.ldc + v * VLEN))
+                        v = 0
+                        while v < width:
+                            v_store(c + r * p.ldc + v,
+                                    v_load(later + r * width + v) + v_load(c + r * p.ldc + v))
+                            v += VLEN
                 of_part += blocks_of(k1 - k0, SPARSE_DEPTH) * rows
-            finish(p, top, top + rows, j, j + vectors * VLEN, TILE_SUMS)
-            j += vectors * VLEN
+            finish(p, top, top + rows, j, j + width, TILE_SUMS)
         top += rows
-    return stop
+    return j0 + vectors * VLEN
 
 
 cdef inline void add_sparse(const Product* p, int64_t top, int64_t rows, int64_t k0, int64_t k1,
-                            int64_t j, int vectors, const uint64_t* masks, real* sums,
-                            int64_t ld) noexcept nogil:
-    """Sums of so many vectors over k0 to k1, which begin with the bias where k0 is zero."""
+                            int64_t j, int64_t width, const uint64_t* masks, real* sums, int64_t ld,
+                            const SparseNext* later, int laters) noexcept nogil:
+    """Sums over k0 to k1 of `width` columns, which begin with the bias where k0 is zero; meanwhile
+    `later` is fetched. Whole vectors are written."""
     cdef const real* start = p.bias + j if p.bias != NULL and k0 == 0 else NULL
     cdef const real* b
-    cdef int64_t i, k, ldb, r
-    cdef int v
-    for i in range(blocks_of(k1 - k0, SPARSE_DEPTH)):
-        k = k0 + i * SPARSE_DEPTH
-        b = p.b + k * p.ldb + j
-        ldb = p.ldb
+    cdef int64_t i, k, ldb, r, v, depth, ahead, first
+    cdef int64_t chunks = blocks_of(k1 - k0, SPARSE_DEPTH)
+    cdef int vectors = <int>blocks_of(width, VLEN), n, nexts
+    cdef int far = p.k * p.n * <int64_t>sizeof(real) > NEAR_BYTES
+    cdef int copied = width % VLEN != 0 or (
         # Rows so far apart share too few places of the first cache.
-        if rows >= SPARSE_COPIES and p.ldb * <int64_t>sizeof(real) % HALF_PAGE == 0:
+        rows >= SPARSE_COPIES and p.ldb * <int64_t>sizeof(real) % HALF_PAGE == 0)
+    cdef SparseNext next[4]
+    for i in range(chunks):
+        k = k0 + i * SPARSE_DEPTH
+        depth = min(k1 - k, <int64_t>SPARSE_DEPTH)
+        ahead = min(k1 - k - depth, <int64_t>SPARSE_DEPTH)
+        b = p.b + (j * p.ldb + k if p.b_transposed else k * p.ldb + j)
+        ldb = p.ldb
+        nexts = 0
+        if far and ahead > 0:
+            nexts = 1
+            if p.b_transposed:
+                fetch_later(&next[0], b + SPARSE_DEPTH, ldb, width, ahead)
+            else:
+                fetch_later(&next[0], b + SPARSE_DEPTH * ldb, ldb, ahead, width)
+        for n in range(laters):
+            first = later[n].count * i // chunks
+            fetch_later(&next[nexts], later[n].rows + first * later[n].ld, later[n].ld,
+                        later[n].count * (i + 1) // chunks - first, later[n].numbers)
+            nexts += 1
+        if p.b_transposed or copied:
             ldb = vectors * VLEN
-            for r in range(min(k1 - k, <int64_t>SPARSE_DEPTH)):
-                for v in range(vectors):
-                    v_store(p.scratch + r * ldb + v * VLEN, v_load(b + r * p.ldb + v * VLEN))
+            if p.b_transposed:
+                v = 0
+                while v < width:
+                    transpose_rows(b + v * p.ldb, p.ldb, <int>min(width - v, <int64_t>VLEN), depth,
+                                   p.scratch + v, ldb, 0)
+                    v += VLEN
+            else:
+                for r in range(depth):
+                    v = 0
+                    while v + VLEN <= width:
+                        v_store(p.scratch + r * ldb + v, v_load(b + r * p.ldb + v))
+                        v += VLEN
+                    if v < width:
+                        v_store(p.scratch + r * ldb + v,
+                                v_load_n(b + r * p.ldb + v, <int>(width - v)))
             b = p.scratch
         sparse_rows(vectors, p.a + top * p.lda + k, p.lda, masks + i * rows, b, ldb, start, i > 0,
-                    sums, ld, rows)
+                    sums, ld, rows, next, nexts)
 
 
-cdef void sparse_gradient(const real* x, int64_t inputs, int64_t batch, int64_t columns,
-                          const uint64_t* masks, const real* dz, int64_t ldz, int64_t gap,
-                          int64_t units, real* gradient, int64_t ld) noexcept nogil:
-    """Rows of x^T dz for a few columns of x, whose masks are given, and so many columns of dz."""
-    cdef int64_t j = 0, whole = units // VLEN * VLEN, panel
-    cdef TileShape shape
-    cdef int vectors
-    while j < whole:
-        vectors = vectors_of(whole - j, 4)
-        panel = j // TILE_COLUMNS * gap + j % TILE_COLUMNS
-        sparse_columns(vectors, x, inputs, batch, columns, masks, dz + panel, ldz, gap,
-                       gradient + j, ld)
-        j += vectors * VLEN
-    if whole == units:
-        return
-    shape.k = batch
-    shape.lda = inputs
-    shape.ldb = ldz
-    shape.ldc = ld
-    shape.bias = NULL
-    shape.accumulate = 0
-    shape.epilogue = TILE_SUMS
-    strip(&shape, x, dz + whole // TILE_COLUMNS * gap + whole % TILE_COLUMNS, gradient + whole,
-          columns, <int>(units - whole), 1)
+cdef int sparse_side(const Call* call, int64_t i0, int64_t i1, int64_t j0,
+                     int64_t j1) noexcept nogil:
+    """Which of a gradient's factors has the more zeros, enough to leave them out: 1 for x, 2 for dz,
+    or 0."""
+    cdef int64_t batch = call.sizes[0], inputs = call.sizes[1], units = call.sizes[2]
+    cdef int of_x = 100, of_dz = 100
+    if batch < SPARSE_LEAST or batch > SPARSE_BATCH:
+        return 0
+    if i1 - i0 >= SPARSE_INPUTS // 2:
+        of_x = density(<const real*>call.buffers[0] + i0, inputs, batch, i1 - i0)
+    if j1 - j0 >= SPARSE_INPUTS // 2:
+        of_dz = density(<const real*>call.buffers[1] + j0, units, batch, j1 - j0)
+    if min(of_x, of_dz) > sparse_percent():
+        return 0
+    return 1 if of_x <= of_dz else 2
 
 
-cdef inline int sparse(const real* x, int64_t inputs, int64_t batch,
-                       int64_t columns) noexcept nogil:
-    """Whether the gradient by some rows of the weights is best made by the ones of masks."""
-    return columns >= SPARSE_INPUTS // 2 and SPARSE_LEAST <= batch <= SPARSE_BATCH and (
-        mostly_zero(x, inputs, batch, columns))
-
-
-cdef void apply_to_rows(const Rule* rule, const Call* call, real* gradient, int64_t top,
+cdef void apply_to_rows(const Rule* rule, const Call* call, real* gradient, int64_t ld, int64_t top,
                         int64_t rows, int64_t first, int64_t n) noexcept nogil:
     """The update rule over n columns, from `first` on, of rows of the weights from `top` on."""
     cdef int64_t i, units = call.sizes[2]
-    if n == units:  # whole rows of w: one contiguous run
+    if n == units == ld:  # whole rows of w: one contiguous run
         apply_rule(rule, top * units, gradient, rows * n, call.constants)
         return
     for i in range(rows):
-        apply_rule(rule, (top + i) * units + first, gradient + i * n, n, call.constants)
+        apply_rule(rule, (top + i) * units + first, gradient + i * ld, n, call.constants)
 
 
-cdef void weights_sparse(const Call* call, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
+cdef void weights_sparse(const Call* call, int side, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
                          Rule* rule, real* scratch) noexcept nogil:
-    """Rows i0 to i1, columns j0 to j1 of x^T dz: given to the rule, or kept where that is NULL."""
+    """Rows i0 to i1, columns j0 to j1 of x^T dz: given to the rule, or kept where that is NULL.
+
+    The factor with zeros is turned, some of its columns at a time, so that they are rows of a product
+    with the other. Where that is dz the gradient comes out as its transpose.
+    """
     cdef int64_t batch = call.sizes[0], inputs = call.sizes[1], units = call.sizes[2]
     cdef const real* x = <const real*>call.buffers[0]
     cdef const real* dz = <const real*>call.buffers[1]
     cdef real* dw = <real*>call.buffers[2]
-    cdef real* packed = scratch + SPARSE_BLOCK
-    cdef int64_t chunk, first, n, top, columns, height, block, start, count, ldz
-    cdef int64_t gap
-    cdef const real* b
-    cdef uint64_t masks[SPARSE_BATCH]
+    cdef int of_x = side == 1, i, laters = 0
+    cdef const real* zeros = x if of_x else dz
+    cdef int64_t ld = inputs if of_x else units, low = i0 if of_x else j0
+    cdef int64_t m = i1 - i0 if of_x else j1 - j0, begin = j0 if of_x else i0
+    cdef int64_t vectors = blocks_of(j1 - j0 if of_x else i1 - i0, VLEN)
+    cdef int64_t end = j1 if of_x else i1
+    cdef int64_t blocks = blocks_of(m, SPARSE_ROWS), block, top, count, part, r
+    cdef int64_t parts = blocks_of(vectors, SPARSE_VECTORS), first, columns, width, height
+    cdef int64_t row, rows, column, ld_gradient
+    cdef int far = inputs * units * <int64_t>sizeof(real) > NEAR_BYTES
+    cdef real* sums = scratch + SPARSE_DEPTH * SPARSE_VECTORS * VLEN
+    cdef real* turned = sums + SPARSE_ROWS * SPARSE_VECTORS * VLEN
+    cdef real* left = turned + SPARSE_ROWS * SPARSE_VECTORS * VLEN
+    cdef uint64_t* masks = <uint64_t*>(left + SPARSE_ROWS * (SPARSE_BATCH + VLEN))
+    cdef real* gradient
+    cdef SparseNext later[3]
     cdef Product p
-    p.b = dz
-    p.ldb = units
+    no_epilogue(&p)
+    p.k = batch
+    p.n = end - begin
+    p.a = left
+    p.lda = (blocks_of(batch, VLEN) + 1) * VLEN  # not a page
+    p.b = dz if of_x else x
+    p.ldb = units if of_x else inputs
     p.b_transposed = 0
-    for chunk in range(blocks_of(j1 - j0, N_BLOCK)):
-        first = j0 + chunk * N_BLOCK
-        n = min(j1 - first, <int64_t>N_BLOCK)
-        b = dz + first
-        ldz = units
-        gap = TILE_COLUMNS
-        if n >= PACK_COLUMNS:
-            pack_b(&p, first, n, 0, batch, packed)
-            b = packed
-            ldz = TILE_COLUMNS
-            gap = TILE_COLUMNS * batch
-        top = i0
-        while top < i1:
-            columns = min(i1 - top, <int64_t>SPARSE_DEPTH)
-            column_masks(x + top, inputs, batch, <int>columns, masks)
-            height = columns if rule == NULL else max(SPARSE_BLOCK // n // 2 * 2, <int64_t>2)
-            for block in range(blocks_of(columns, height)):
-                start = block * height
-                count = min(height, columns - start)
-                sparse_gradient(x + top + start, inputs, batch, count, masks + start, b, ldz, gap,
-                                n, dw + (top + start) * units + first if rule == NULL else scratch,
-                                units if rule == NULL else n)
-                if rule != NULL:
-                    apply_to_rows(rule, call, scratch, top + start, count, first, n)
-            top += columns
+    p.scratch = scratch
+    for block in range(blocks):
+        top = m * block // blocks
+        count = m * (block + 1) // blocks - top
+        top += low
+        r = 0
+        while r < batch:
+            transpose_rows(zeros + r * ld + top, ld, <int>min(batch - r, <int64_t>VLEN), count,
+                           left + r, p.lda, 0)
+            r += VLEN
+        row_masks(left, p.lda, batch, count, masks, count)
+        height = blocks_of(count, VLEN) * VLEN
+        for part in range(parts):
+            first = begin + vectors * part // parts * VLEN
+            columns = min(begin + vectors * (part + 1) // parts * VLEN, end) - first
+            width = blocks_of(columns, VLEN) * VLEN
+            row = top if of_x else first
+            rows = count if of_x else columns
+            column = first if of_x else top
+            if far and rule != NULL:
+                laters = 0
+                for i in range(3):
+                    if i == 0 or rule.state[i - 1] != NULL:
+                        fetch_later(&later[laters], (rule.w if i == 0 else rule.state[i - 1])
+                                    + row * units + column, units, rows,
+                                    columns if of_x else count)
+                        laters += 1
+            add_sparse(&p, 0, count, 0, batch, first, columns, masks, sums, width, later, laters)
+            gradient = sums
+            ld_gradient = width
+            if not of_x:
+                gradient = turned
+                ld_gradient = height
+                r = 0
+                while r < count:
+                    transpose_rows(sums + r * width, width, <int>min(count - r, <int64_t>VLEN),
+                                   columns, turned + r, height, 0)
+                    r += VLEN
+            if rule != NULL:
+                apply_to_rows(rule, call, gradient, ld_gradient, row, rows, column,
+                              columns if of_x else count)
+            else:
+                for r in range(rows):
+                    memcpy(dw + (row + r) * units + column, gradient + r * ld_gradient,
+                           (columns if of_x else count) * sizeof(real))
