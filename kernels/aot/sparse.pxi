@@ -11,13 +11,15 @@ cdef enum:
     SPARSE_TURNS = 32        # and turned
     SPARSE_LEAST = 16        # rows of a batch, and at most so many, for a gradient by the weights
     SPARSE_BATCH = 512
-    # Of a hundred numbers at most so many may be other than zero.
-    SPARSE_PERCENT = 62
-    SPARSE_PERCENT_SMALL = 40  # where registers are few
+    # Of a hundred numbers at most so many may be other than zero, with 32 registers and with fewer;
+    # for a gradient by the weights, of which a part that is turned serves fewer sums, so many less.
+    SPARSE_PERCENT = 70
+    SPARSE_PERCENT_FEW = 60
+    SPARSE_PERCENT_LESS = 6
 
 
 cdef inline int sparse_percent() noexcept nogil:
-    return SPARSE_PERCENT if VLEN * sizeof(real) == 64 else SPARSE_PERCENT_SMALL
+    return SPARSE_PERCENT if VLEN * sizeof(real) == 64 else SPARSE_PERCENT_FEW
 
 
 cdef inline void fetch_later(SparseNext* next, const real* rows, int64_t ld, int64_t count,
@@ -143,7 +145,7 @@ cdef int sparse_side(const Call* call, int64_t i0, int64_t i1, int64_t j0,
         of_x = density(<const real*>call.buffers[0] + i0, inputs, batch, i1 - i0)
     if j1 - j0 >= SPARSE_INPUTS // 2:
         of_dz = density(<const real*>call.buffers[1] + j0, units, batch, j1 - j0)
-    if min(of_x, of_dz) > sparse_percent():
+    if min(of_x, of_dz) > sparse_percent() - SPARSE_PERCENT_LESS:
         return 0
     return 1 if of_x <= of_dz else 2
 
