@@ -74,7 +74,7 @@ def mostly_zeros(case: Case, factor: str) -> op_cases.Data:
     block = data.blocks[factor]
     kept = np.random.default_rng(case.seed).random(block.shape) < DENSITY[factor]
     rows, columns = np.indices(block.shape)
-    if len(block) > 1:
+    if len(block) > 1 or {"x", "dz"} <= data.blocks.keys():
         kept[(rows - columns) % min(block.shape) == 0] = True  # one of each row and column
     block *= kept
     return data

@@ -11,11 +11,13 @@ cdef enum:
     SPARSE_TURNS = 32        # and turned
     SPARSE_LEAST = 16        # rows of a batch, and at most so many, for a gradient by the weights
     SPARSE_BATCH = 512
+    SPARSE_WHOLE = 64        # of them, for one by what comes back, or with more numbers than these
     # Of a hundred numbers at most so many may be other than zero, with 32 registers and with fewer;
     # for a gradient by the weights, of which a part that is turned serves fewer sums, so many less.
     SPARSE_PERCENT = 70
     SPARSE_PERCENT_FEW = 60
     SPARSE_PERCENT_LESS = 6
+    SPARSE_PERCENT_LEAST = 40
 
 
 cdef inline int sparse_percent() noexcept nogil:
@@ -138,14 +140,16 @@ cdef int sparse_side(const Call* call, int64_t i0, int64_t i1, int64_t j0,
     """Which of a gradient's factors has the more zeros, enough to leave them out: 1 for x, 2 for dz,
     or 0."""
     cdef int64_t batch = call.sizes[0], inputs = call.sizes[1], units = call.sizes[2]
-    cdef int of_x = 100, of_dz = 100
+    cdef int of_x = 100, of_dz = 100, most = SPARSE_PERCENT_LEAST
     if batch < SPARSE_LEAST or batch > SPARSE_BATCH:
         return 0
+    if batch >= SPARSE_WHOLE:
+        most = sparse_percent() - SPARSE_PERCENT_LESS
     if i1 - i0 >= SPARSE_INPUTS // 2:
         of_x = density(<const real*>call.buffers[0] + i0, inputs, batch, i1 - i0)
-    if j1 - j0 >= SPARSE_INPUTS // 2:
+    if j1 - j0 >= SPARSE_INPUTS // 2 and batch >= SPARSE_WHOLE:
         of_dz = density(<const real*>call.buffers[1] + j0, units, batch, j1 - j0)
-    if min(of_x, of_dz) > sparse_percent() - SPARSE_PERCENT_LESS:
+    if min(of_x, of_dz) > most:
         return 0
     return 1 if of_x <= of_dz else 2
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from llvmlite import ir
 
 from . import PACKED_ROWS, products, sparse
-from .flow import I64, Size, known_size
+from .flow import I64, Size, known_size, value
 from .products import Operands
 from .vectors import Emitter
 
@@ -48,19 +48,42 @@ class Product:
 
     def emit(self, first: Size, last: Size) -> None:
         """Rows first to last."""
-        e = self.e
-        if not sparse.worth_looking(e, self.inputs, self.width):
+        e, width = self.e, self.width
+        if not sparse.worth_looking(e, self.inputs, width) or not isinstance(width, int):
             self._dense(first, last)
             return
-        columns = e.sub(last, first)
-        few = e.less(self.rows, sparse.LEAST), e.less(sparse.MOST, self.rows)
-        enough = e.builder.not_(e.builder.or_(e.builder.or_(*few), e.less(columns, sparse.DEPTH)))
+        columns, of_dz = e.sub(last, first), value(100)
+        outside = e.builder.or_(e.less(self.rows, sparse.LEAST), e.less(sparse.MOST, self.rows))
+        outside = e.builder.or_(outside, e.less(columns, sparse.OF_BATCH))
+        inside, few = e.builder.not_(outside), e.less(self.rows, sparse.WHOLE)
+        x = e.at(self.x, first)
+        of_x = sparse.if_possible(
+            e, inside, lambda: sparse.density(e, x, self.inputs, self.rows, columns)
+        )
+        if width >= sparse.OF_BATCH:
+            of_dz = sparse.if_possible(
+                e,
+                e.builder.and_(inside, e.builder.not_(few)),
+                lambda: sparse.density(e, self.dz, self.units, self.rows, width),
+            )
+        most = e.select(few, sparse.PERCENT_LEAST, sparse.percent(e) - sparse.LESS)
+
+        def without_zeros() -> None:
+            if width < sparse.OF_BATCH:
+                self._sparse(True, first, last)
+                return
+            sparse.either(
+                e,
+                e.less(of_dz, of_x),
+                lambda: self._sparse(False, first, last),
+                lambda: self._sparse(True, first, last),
+            )
+
         sparse.either(
             e,
-            enough,
-            lambda: sparse.mostly_zero(e, e.at(self.x, first), self.inputs, self.rows, columns),
-            lambda: self._sparse(first, last),
+            e.less(most, e.least(of_x, of_dz)),
             lambda: self._dense(first, last),
+            without_zeros,
         )
 
     def _dense(self, first: Size, last: Size) -> None:
@@ -73,61 +96,128 @@ class Product:
             b = (self.dz, self.units)
             self._tiles(self.x, self.inputs, first, last, self.usual, b, 0, self.width, 0)
 
-    def _sparse(self, first: Size, last: Size) -> None:
-        """Two rows at a time, made of the numbers of two columns of x that are not zero."""
-        e, width = self.e, self.width
+    def _sparse(self, of_x: bool, first: Size, last: Size) -> None:
+        """The product without the zeros of x, or of dz.
+
+        Some columns at a time of that factor are turned: they are rows of a product with the other.
+        If it is dz, its result is turned back.
+        """
+        e, lanes, width = self.e, self.e.lanes, self.width
         assert isinstance(width, int)
-        masks = e.local(I64, sparse.MOST)
-        wide = sparse.WIDE // 2
-        size = wide * e.lanes
+        zeros, ld, other, ldb = self.x, self.inputs, self.dz, self.units
+        low, high, start, end = first, last, 0, width
+        if not of_x:
+            zeros, ld, other, ldb = other, ldb, zeros, ld
+            low, high, start, end = start, end, low, high
+        most = sparse.WIDE * lanes
+        copied = self.scratch
+        sums = e.at(copied, sparse.DEPTH * most)
+        turned = e.at(sums, sparse.ROWS * most)
+        left = e.at(turned, sparse.ROWS * most)
+        masks = e.at(left, sparse.ROWS * (sparse.MOST + lanes))
+        masks = e.builder.bitcast(masks, I64.as_pointer())
+        depth = e.rounded(e.add(self.rows, sparse.DEPTH - 1), sparse.DEPTH)
+        ld_left = e.add(depth, lanes)  # not a page
+        known = known_size(ldb) or 0
         # Rows so far apart share too few places of the first cache.
-        units = known_size(self.units)
-        apart = units is not None and units * e.dtype.itemsize % products.HALF_PAGE == 0
+        apart = known * e.dtype.itemsize % products.HALF_PAGE == 0
+        far = known * sparse.ROWS * e.dtype.itemsize > sparse.NEAR_BYTES
 
-        def columns_of(start: Size, width: int) -> None:
+        def block(top: ir.Value) -> None:
+            count = e.least(e.sub(high, top), sparse.ROWS)
+            products.transpose(e, e.at(zeros, top), ld, self.rows, count, left, ld_left)
+
+            def fill(r: ir.Value) -> None:
+                row = e.at(left, e.mul(r, ld_left))
+                zero = ir.Constant(e.scalar, 0)
+                e.each(self.rows, depth, 1, lambda i: e.builder.store(zero, e.at(row, i)) and None)
+
+            e.each(0, count, 1, fill)
+            sparse.row_masks(e, left, ld_left, depth, masks, count)
+
+            def panel(column: Size, wide: int, inside: Any) -> None:
+                self._sums_of(
+                    of_x, left, ld_left, masks, count, e.at(other, column), ldb, sums, copied,
+                    wide, inside, apart, far, top, column,
+                )  # fmt: skip
+                if of_x:
+                    keep_rows(top, count, column, wide, inside)
+                else:
+                    keep_columns(top, count, column, wide)
+
+            if of_x:
+                sparse.each_panel(e, width, sparse.WIDE, panel)
+                return
+            column = start
+            for wide in (8, 4, 2):
+                stop = e.add(column, e.rounded(e.sub(end, column), wide * lanes))
+                e.each(column, stop, wide * lanes, partial(panel, wide=wide, inside=None))
+                column = stop
+            e.each(
+                column, end, lanes, lambda j: panel(j, 1, e.mask(e.least(e.sub(end, j), lanes)))
+            )
+
+        def keep_rows(top: Size, count: Size, column: Size, wide: int, inside: Any) -> None:
+            def row(r: ir.Value) -> None:
+                line = e.at(sums, e.mul(r, wide * lanes))
+                for v in range(wide):
+                    mask = inside if v == wide - 1 else None
+                    numbers = e.load(e.at(line, v * lanes))
+                    self.keep(e.add(top, r), e.add(column, v * lanes), numbers, mask)
+
+            e.each(0, count, 1, row)
+
+        def keep_columns(top: Size, count: Size, column: Size, wide: int) -> None:
+            size = wide * lanes
+            products.transpose(e, sums, size, count, size, turned, sparse.ROWS)
+
+            def row(i: ir.Value) -> None:
+                line = e.at(turned, e.mul(i, sparse.ROWS))
+                e.each_register(count, lambda j, mask: self.keep(
+                    e.add(column, i), e.add(top, j), e.load(e.at(line, j)), mask))  # fmt: skip
+
+            e.each(0, e.least(e.sub(end, column), size), 1, row)
+
+        e.each(low, high, sparse.ROWS, block)
+
+    def _sums_of(
+        self, of_x: bool, left: ir.Value, ld_left: Size, masks: ir.Value, count: Size,
+        other: ir.Value, ldb: Size, sums: ir.Value, copied: ir.Value, wide: int, inside: Any,
+        apart: bool, far: bool, top: Size, column: Size,
+    ) -> None:  # fmt: skip
+        """A panel of sums over the batch, while the lines that ``keep`` will change are fetched."""
+        e, size, touched = self.e, wide * self.e.lanes, self.touched
+
+        def some(k: ir.Value) -> None:
+            b = of_b = e.at(other, e.mul(k, ldb))
+            step, mask = ldb, inside
             if apart:
-                of = e.at(self.dz, start)
-                products.pack_rows(e, of, self.units, self.rows, width, self.scratch, size)
+                part = e.least(e.sub(self.rows, k), sparse.DEPTH)
+                numbers = size if inside is None else e.least(e.sub(ldb, column), size)
+                products.pack_rows(e, b, ldb, part, numbers, copied, size)
+                of_b, step, mask = copied, size, None
 
-            def some(top: ir.Value) -> None:
-                columns, x = e.least(e.sub(last, top), sparse.DEPTH), e.at(self.x, top)
-                sparse.column_masks(e, x, self.inputs, self.rows, columns, masks)
-                work = partial(panel, top, columns, start)
-                sparse.each_panel(e, width, wide, work)
+            def meanwhile(r: ir.Value) -> None:
+                if touched is not None:
+                    with e.builder.if_then(e.same(k, 0)):
+                        row, first = (top, column) if of_x else (column, top)
+                        for v in range(wide if of_x else sparse.WIDE):
+                            for line in touched(e.add(row, r), e.add(first, v * e.lanes)):
+                                e.prefetch(line, changed=True)
+                if far:
+                    with e.builder.if_then(e.less(e.add(k, sparse.DEPTH), self.rows)):
+                        row = e.mul(e.add(e.rem(r, sparse.DEPTH), sparse.DEPTH), ldb)
+                        half = e.mul(e.div(r, sparse.DEPTH), size // 2)
+                        sparse.fetch_row(e, e.at(b, e.add(row, half)), size // 2)
 
-            e.each(first, last, sparse.DEPTH, some)
+            of_masks = e.at(masks, e.mul(e.div(k, sparse.DEPTH), sparse.ROWS))
+            sparse.add_rows(
+                e, e.at(left, k), ld_left, of_masks, sparse.ALL, of_b, step, mask, sums, wide,
+                count, meanwhile if touched is not None or far else None,
+            )  # fmt: skip
 
-        def panel(
-            top: ir.Value, columns: Size, start: Size, column: Size, wide: int, inside: Any
-        ) -> None:
-            low = e.add(start, column)
-            b, ldb = e.at(self.dz, low), self.units
-            if apart:
-                b, ldb = e.at(self.scratch, e.mul(column, self.rows)), size
-
-            def pair(i: ir.Value) -> None:
-                x, of_columns = e.at(self.x, e.add(top, i)), e.at(masks, i)
-                there = e.less(e.add(i, 1), columns)
-                other = e.select(there, 1, 0)
-                made = sparse.pair_of_columns(
-                    e, x, self.inputs, self.rows, of_columns, other, b, ldb, wide, inside
-                )
-
-                def keep(r: int) -> None:
-                    for _, v, sums, mask in products.registers_of(made[r : r + 1], inside):
-                        row, column = e.add(e.add(top, i), r), e.add(low, v * e.lanes)
-                        self.keep(row, column, sums, mask)
-
-                keep(0)
-                with e.builder.if_then(there):
-                    keep(1)
-
-            e.each(0, columns, 2, pair)
-
-        whole = width // TOGETHER * TOGETHER
-        e.each(0, whole, TOGETHER, lambda start: columns_of(start, TOGETHER))
-        if whole < width:
-            columns_of(whole, width - whole)
+        sparse.clear(e, sums, e.mul(count, size))
+        e.each(0, self.rows, sparse.DEPTH, some)
 
     def _tiles(
         self,

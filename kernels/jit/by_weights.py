@@ -119,14 +119,20 @@ class Product:
         e, region = self.e, self._divided(call, rows)
         first, last, low, high = region
         columns, depth = self.way.columns, known_size(self.depth)
-        if self.way.transposed or not sparse.worth_looking(e, depth, columns):
+        if not sparse.worth_looking(e, depth, columns):
             self._dense(*region)
             return region
         here, count = e.at(self.a, e.mul(first, self.depth)), e.sub(last, first)
+        # Few rows are not worth turning the weights for.
+        enough = e.less(sparse.TURNS - 1 if self.way.transposed else 0, count)
+        found = sparse.if_possible(
+            e,
+            e.builder.and_(enough, e.less(low, high)),
+            lambda: sparse.density(e, here, self.depth, count, self.depth),
+        )
         sparse.either(
             e,
-            e.builder.and_(e.less(first, last), e.less(low, high)),
-            lambda: sparse.mostly_zero(e, here, self.depth, count, self.depth),
+            e.less(found, sparse.percent(e) + 1),
             lambda: self._sparse(*region),
             lambda: self._dense(*region),
         )
@@ -206,23 +212,42 @@ class Product:
         there."""
         e, way, size = self.e, self.way, wide * self.e.lanes
         sums, copied = self.packed, e.at(self.packed, sparse.ROWS * sparse.WIDE * e.lanes)
-        a, b = e.at(self.a, e.mul(top, self.depth)), e.at(self.w, low)
         depth = known_size(self.depth) or 0
+        a = e.at(self.a, e.mul(top, depth))
         # Rows so far apart share too few places of the first cache.
         copies = (way.columns or 0) * e.dtype.itemsize % products.HALF_PAGE == 0
         copies &= (way.expected or 0) >= sparse.COPIES
+        width = size if inside is None else e.least(e.sub(self.columns, low), size)
+        far = (way.columns or 0) * depth * e.dtype.itemsize > sparse.NEAR_BYTES
 
         def some(k: Size, only: int = sparse.ALL) -> None:
             masks = e.at(self._masks, e.mul(e.div(k, sparse.DEPTH), sparse.ROWS))
-            of_b, ldb, mask = e.at(b, e.mul(k, self.columns)), self.columns, inside
-            if copies:
-                width = size if inside is None else e.least(e.sub(self.columns, low), size)
+            of_w = e.mul(low, depth) if way.transposed else e.mul(k, self.columns)
+            of_b = b = e.at(self.w, e.add(of_w, k if way.transposed else low))
+            ldb, mask, count = self.columns, inside, sparse.DEPTH
+            if depth % sparse.DEPTH:
                 count = e.least(e.sub(depth, k), sparse.DEPTH)
-                products.pack_rows(e, of_b, self.columns, count, width, copied, size)
+            if way.transposed:
+                products.transpose(e, b, depth, width, count, copied, size)
+            elif copies:
+                products.pack_rows(e, b, self.columns, count, width, copied, size)
+            if way.transposed or copies:
                 of_b, ldb, mask = copied, size, None
+
+            def next_part(r: ir.Value) -> None:
+                """A share of what comes next, of which ROWS rows ask for all."""
+                if way.transposed:
+                    row = e.at(b, e.add(e.mul(e.rem(r, size), depth), sparse.DEPTH))
+                    sparse.fetch_row(e, row, sparse.DEPTH)
+                else:
+                    row = e.mul(e.add(e.rem(r, sparse.DEPTH), sparse.DEPTH), self.columns)
+                    half = e.mul(e.div(r, sparse.DEPTH), size // 2)
+                    sparse.fetch_row(e, e.at(b, e.add(row, half)), size // 2)
+
             sparse.add_rows(
-                e, e.at(a, k), self.depth, masks, only, of_b, ldb, mask, sums, wide, rows
-            )
+                e, e.at(a, k), self.depth, masks, only, of_b, ldb, mask, sums, wide, rows,
+                next_part if far else None,
+            )  # fmt: skip
 
         def finish(r: ir.Value, later: ir.Value | None, last: bool | ir.Value) -> None:
             line = e.at(sums, e.mul(r, size))

@@ -1,9 +1,10 @@
-"""Sums of products over the numbers of a layer's input that are not zero.
+"""Sums of products over the numbers of a matrix that are not zero.
 
-Of pixels around a digit, counts of words or categories most are zero, and so is what they add. A
-mask of 64 bits says which of 64 numbers are not; a sum goes through its ones in the order in which
-a tile goes through all of them, and so of finite numbers is the same to the bit, but for the sign
-of a sum that is zero: each thread decides by what it has before it, whether it leaves zeros out.
+Of pixels around a digit, counts of words or categories most are zero, and so is what they add; of what
+leaves a layer of relu, or comes back through it, about half is. A mask of 64 bits says which of 64
+numbers are not; a sum goes through its ones in the order in which a tile goes through all of them, and
+so of finite numbers is the same to the bit, but for the sign of a sum that is zero: each thread decides
+by what it has before it, whether it leaves zeros out.
 """
 
 from __future__ import annotations
@@ -23,16 +24,23 @@ ALL = (1 << DEPTH) - 1
 WIDE = 8
 #: Rows of sums that go through a part of the weights together, and for how many that is copied.
 ROWS, COPIES = 128, 16
-#: Inputs from which it is worth looking, and up to which there is room for the masks.
-INPUTS, MOST_INPUTS = 128, 1 << 14
-#: Rows of a batch, at least and at most, for a gradient by the weights.
-LEAST, MOST = 16, 512
-#: Rows that are looked at, and at most so many percent of whose numbers may be other than zero.
-SAMPLE, PERCENT = 4, 40
+#: Columns of a matrix from which it is worth looking, and up to which there is room for the masks;
+#: of the products in a gradient by the weights.
+INPUTS, MOST_INPUTS, OF_BATCH = 128, 1 << 14, 64
+#: Rows of sums for which a part of the weights is transposed.
+TURNS = 32
+#: Rows of a batch, at least and at most, for a gradient by the weights; and from which masks are full.
+LEAST, MOST, WHOLE = 16, 512, 64
+#: Rows that are looked at, and at most so many percent of whose numbers may be other than zero, by the
+#: number of registers; so many less for a gradient by the weights, and for one of few rows.
+SAMPLE, PERCENT, LESS, PERCENT_LEAST = 4, {32: 70, 16: 60}, 6, 40
+#: Bytes of a matrix that comes from the memory, or a far cache, of which the next part is fetched.
+NEAR_BYTES = 1 << 19
+LINE_BYTES = 64
 
 
 def worth_looking(e: Emitter, inputs: Size | None, units: Size | None) -> bool:
-    """Whether a layer of these sizes, None if not known, may leave zeros out."""
+    """Whether a product with so many inputs and units, None if not known, may leave zeros out."""
     known = isinstance(inputs, int) and isinstance(units, int)
     return known and INPUTS <= inputs <= MOST_INPUTS and units >= e.lanes  # type: ignore[operator]
 
@@ -53,8 +61,8 @@ def _nonzeros(e: Emitter, p: ir.Value, n: int) -> ir.Value:
     return mask
 
 
-def mostly_zero(e: Emitter, x: ir.Value, ld: Size, rows: Size, columns: Size) -> ir.Value:
-    """Whether few numbers of a few rows of x are not zero, of whole masks of its columns."""
+def density(e: Emitter, x: ir.Value, ld: Size, rows: Size, columns: Size) -> ir.Value:
+    """Of a hundred numbers of x how many are not zero, in whole masks of a few of its rows."""
     step, seen = e.most(e.div(rows, SAMPLE), 1), e.least(rows, SAMPLE)
     whole = e.rounded(columns, DEPTH)
 
@@ -67,7 +75,12 @@ def mostly_zero(e: Emitter, x: ir.Value, ld: Size, rows: Size, columns: Size) ->
         return e.loop(0, whole, DEPTH, found, some)
 
     (found,) = e.loop(0, seen, 1, [constant(0)], row)
-    return e.builder.not_(e.less(e.mul(e.mul(seen, whole), PERCENT), e.mul(found, 100)))
+    return value(e.div(e.mul(found, 100), e.most(e.mul(seen, whole), 1)))
+
+
+def percent(e: Emitter) -> int:
+    """Of a hundred numbers at most so many may be other than zero."""
+    return PERCENT[e.registers]
 
 
 def _each_one(
@@ -87,9 +100,9 @@ def _each_one(
     return e.loop(0, e.builder.ctpop(mask), 1, [mask, *carried], one)[1:]
 
 
-def row_masks(e: Emitter, a: ir.Value, lda: Size, k: int, masks: ir.Value, rows: Size) -> None:
+def row_masks(e: Emitter, a: ir.Value, lda: Size, k: Size, masks: ir.Value, rows: Size) -> None:
     """For each DEPTH of the first k numbers of some rows, which of them are not zero: the masks of
-    the same numbers lie side by side, ROWS of them.
+    the same numbers lie side by side, ROWS of them. A k that is not known is a multiple of DEPTH.
 
     Rows are read whole, so that they come from the memory in long runs: the sums read a little of
     each.
@@ -102,10 +115,12 @@ def row_masks(e: Emitter, a: ir.Value, lda: Size, k: int, masks: ir.Value, rows:
             place = e.add(e.mul(e.div(start, DEPTH), ROWS), r)
             e.builder.store(_nonzeros(e, e.at(line, start), count), e.at(masks, place))
 
-        whole = k // DEPTH * DEPTH
+        known = known_size(k)
+        left = known % DEPTH if known is not None else 0
+        whole = e.sub(k, left)
         e.each(0, whole, DEPTH, lambda start: some(start, DEPTH))
-        if whole < k:
-            some(whole, k - whole)
+        if left:
+            some(whole, left)
 
     e.each(0, rows, 1, row)
 
@@ -113,9 +128,11 @@ def row_masks(e: Emitter, a: ir.Value, lda: Size, k: int, masks: ir.Value, rows:
 def add_rows(
     e: Emitter, a: ir.Value, lda: Size, masks: ir.Value, only: int, b: ir.Value, ldb: Size,
     inside: Any, sums: ir.Value, wide: int, rows: Size,
+    meanwhile: Callable[[ir.Value], None] | None = None,
 ) -> None:  # fmt: skip
     """What DEPTH numbers of each row of a, with a mask for each row, add to the row's sums, which
-    lie there without gaps. Of the masks ``only`` some bits count.
+    lie there without gaps. Of the masks ``only`` some bits count. Before a row comes
+    ``meanwhile(row)``, which may fetch what is needed next.
 
     A row of b has so many registers, of whose last the numbers ``inside`` count.
     """
@@ -123,6 +140,8 @@ def add_rows(
     def row(r: ir.Value) -> None:
         numbers, place = e.at(a, e.mul(r, lda)), e.at(sums, e.mul(r, wide * e.lanes))
         places = [e.at(place, v * e.lanes) for v in range(wide)]
+        if meanwhile is not None:
+            meanwhile(r)
 
         def one(i: ir.Value, made: Sequence[ir.Value]) -> list[ir.Value]:
             number, line = e.splat(e.builder.load(e.at(numbers, i))), e.at(b, e.mul(i, ldb))
@@ -166,64 +185,10 @@ def clear(e: Emitter, p: ir.Value, n: Size) -> None:
     e.each(0, n, e.lanes, lambda i: e.store(e.zero, e.at(p, i)))
 
 
-def column_masks(
-    e: Emitter, x: ir.Value, ld: Size, rows: Size, columns: Size, masks: ir.Value
-) -> None:
-    """For each of at most DEPTH columns of x, which of the rows are not zero there: DEPTH masks for
-    every DEPTH rows."""
-    of_masks = ir.VectorType(I64, e.lanes)
-    none = ir.Constant(of_masks, [0] * e.lanes)
-
-    def some(top: ir.Value) -> None:
-        start, count = e.at(x, e.mul(top, ld)), e.least(e.sub(rows, top), DEPTH)
-
-        def register(j: ir.Value) -> None:
-            inside = e.mask(e.least(e.sub(columns, j), e.lanes))
-
-            def row(r: ir.Value, carried: Sequence[ir.Value]) -> list[ir.Value]:
-                bit, found = carried
-                numbers = e.load(e.at(start, e.add(e.mul(r, ld), j)), inside)
-                more = e.builder.select(_nonzero(e, numbers), e.splat(bit), none)
-                return [e.builder.shl(bit, constant(1)), e.builder.or_(found, more)]
-
-            _, found = e.loop(0, count, 1, [constant(1), none], row)
-            to = e.builder.bitcast(e.at(masks, e.add(top, j)), of_masks.as_pointer())
-            e.builder.store(found, to, align=8)
-
-        e.each(0, columns, e.lanes, register)
-
-    e.each(0, rows, DEPTH, some)
-
-
-def pair_of_columns(
-    e: Emitter, x: ir.Value, ld: Size, rows: Size, masks: ir.Value, other: ir.Value, b: ir.Value,
-    ldb: Size, wide: int, inside: Any,
-) -> list[list[ir.Value]]:  # fmt: skip
-    """Two rows of x^T b, so many registers of each: for a column of x, and the one that is
-    ``other`` further. They are mostly alike, so that a row of b serves both."""
-
-    def some(top: ir.Value, made: Sequence[ir.Value]) -> list[ir.Value]:
-        of_rows = e.at(masks, top)
-        mask = e.builder.or_(e.builder.load(of_rows), e.builder.load(e.at(of_rows, other)))
-
-        def one(i: ir.Value, made: Sequence[ir.Value]) -> list[ir.Value]:
-            r = e.add(top, i)
-            numbers, line = e.at(x, e.mul(r, ld)), e.at(b, e.mul(r, ldb))
-            both = [e.splat(e.builder.load(e.at(numbers, n))) for n in (0, other)]
-            of_b = [
-                e.load(e.at(line, v * e.lanes), inside if v == wide - 1 else None)
-                for v in range(wide)
-            ]
-            return [
-                e.fused(number, of_b[v], made[c * wide + v])
-                for c, number in enumerate(both)
-                for v in range(wide)
-            ]
-
-        return _each_one(e, mask, made, one)
-
-    sums = e.loop(0, rows, DEPTH, [e.zero] * (2 * wide), some)
-    return [sums[:wide], sums[wide:]]
+def fetch_row(e: Emitter, row: ir.Value, numbers: int) -> None:
+    """So many numbers of a row, which are read soon."""
+    for first in range(0, numbers, LINE_BYTES // e.dtype.itemsize):
+        e.prefetch(e.at(row, first))
 
 
 def each_panel(e: Emitter, columns: int, most: int, work: Callable[[Size, int, Any], None]) -> None:
@@ -236,14 +201,15 @@ def each_panel(e: Emitter, columns: int, most: int, work: Callable[[Size, int, A
         work(whole, -(-left // e.lanes), e.mask(left % e.lanes) if left % e.lanes else None)
 
 
-def either(
-    e: Emitter, possible: ir.Value, test: Callable[[], ir.Value], yes: Callable[[], None],
-    no: Callable[[], None],
-) -> None:  # fmt: skip
-    """``yes()`` if the test, where that is possible, holds, else ``no()``."""
-    (holds,) = e.one_of(possible, lambda: [e.builder.zext(test(), I64)], lambda: [0])
-    with e.builder.if_else(e.same(holds, value(1))) as (there, elsewhere):
+def either(e: Emitter, test: ir.Value, yes: Callable[[], None], no: Callable[[], None]) -> None:
+    """``yes()`` if the test holds, else ``no()``."""
+    with e.builder.if_else(test) as (there, elsewhere):
         with there:
             yes()
         with elsewhere:
             no()
+
+
+def if_possible(e: Emitter, possible: ir.Value, found: Callable[[], ir.Value]) -> ir.Value:
+    """A percentage that is ``found()``, or 100 where that is not possible."""
+    return e.one_of(possible, lambda: [found()], lambda: [100])[0]  # type: ignore[return-value]
