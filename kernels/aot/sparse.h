@@ -1,10 +1,11 @@
-/* Sums of products over the numbers of a layer's input that are not zero.
+/* Sums of products over the numbers of a matrix that are not zero.
  *
  * Pixels around a digit, counts of words, categories as ones among zeros: of such an input most
- * numbers are zero, and so is what they add. A mask of 64 bits says which of 64 are not; a sum goes
- * through its ones, in the order in which a tile goes through all of them, and so is the same to the
- * bit (of finite numbers, but for the sign of a sum that is zero). A part of the other operand, 64
- * rows by a few vectors, stays in the first cache meanwhile.
+ * numbers are zero, and so is what they add; of what leaves a layer of relu, or comes back through
+ * it, about half are. A mask of 64 bits says which of 64 are not; a sum goes through its ones, in
+ * the order in which a tile goes through all of them, and so is the same to the bit (of finite
+ * numbers, but for the sign of a sum that is zero). A part of the other operand, 64 rows by a few
+ * vectors, stays in the first cache meanwhile.
  */
 #ifndef FASTNN_SPARSE_H
 #define FASTNN_SPARSE_H

@@ -1,6 +1,6 @@
-# Products with a matrix many of whose numbers are zero: of MNIST's pixels four of five are, and half of
-# what leaves a layer of relu, or comes back through it. Of finite numbers they give what tiles give, to
-# the bit, so that each thread decides by what it has before it.
+# Products with a matrix many of whose numbers are zero: of MNIST's pixels four of five are, and of
+# what leaves a layer of relu, or comes back through it, half are. Of finite numbers they give what
+# tiles give, to the bit, so that each thread decides by what it has before it.
 
 cdef enum:
     SPARSE_INPUTS = 128      # columns of a matrix from which it is worth looking
@@ -36,16 +36,19 @@ cdef int64_t multiply_sparse(const Product* p, int64_t i0, int64_t i1, int64_t j
                              int64_t parts) noexcept nogil:
     """Rows i0 to i1, and of columns j0 to j1 whole vectors: returns where the rest begins.
 
-    Of each of the `parts` of K the sum is made by itself, as tiles do.
+    Of each of the `parts` of K the sum is made by itself, as tiles do; long ones aside, where rows
+    of C would share too few places of the first cache.
     """
     cdef int64_t top, part, k0, k1, r, j, block, vectors = (j1 - j0) // VLEN
     cdef int64_t blocks = blocks_of(vectors, SPARSE_VECTORS), width, v
     cdef int64_t chunks = blocks_of(p.k, SPARSE_DEPTH) + parts  # at most
     cdef int64_t rows = min(SPARSE_MASKS // chunks, <int64_t>SPARSE_ROWS)
-    cdef real* later = p.scratch + SPARSE_DEPTH * SPARSE_VECTORS * VLEN
-    cdef uint64_t* masks = <uint64_t*>(later + SPARSE_ROWS * SPARSE_VECTORS * VLEN)
+    cdef real* sums = p.scratch + SPARSE_DEPTH * SPARSE_VECTORS * VLEN
+    cdef uint64_t* masks = <uint64_t*>(sums + SPARSE_ROWS * SPARSE_VECTORS * VLEN)
     cdef uint64_t* of_part
     cdef real* c
+    cdef vreal made
+    cdef int aside
     top = i0
     while top < i1:
         rows = min(i1 - top, rows)
@@ -64,15 +67,18 @@ cdef int64_t multiply_sparse(const Product* p, int64_t i0, int64_t i1, int64_t j
             for part in range(parts):
                 k0 = p.k * part // parts
                 k1 = p.k * (part + 1) // parts
-                if part == 0:
+                aside = part > 0 or (
+                    p.ldc * <int64_t>sizeof(real) % HALF_PAGE == 0 and k1 - k0 > 2 * SPARSE_DEPTH)
+                if not aside:
                     add_sparse(p, top, rows, k0, k1, j, width, of_part, c, p.ldc, NULL, 0)
                 else:
-                    add_sparse(p, top, rows, k0, k1, j, width, of_part, later, width, NULL, 0)
+                    add_sparse(p, top, rows, k0, k1, j, width, of_part, sums, width, NULL, 0)
                     for r in range(rows):
                         v = 0
                         while v < width:
+                            made = v_load(sums + r * width + v)
                             v_store(c + r * p.ldc + v,
-                                    v_load(later + r * width + v) + v_load(c + r * p.ldc + v))
+                                    made if part == 0 else made + v_load(c + r * p.ldc + v))
                             v += VLEN
                 of_part += blocks_of(k1 - k0, SPARSE_DEPTH) * rows
             finish(p, top, top + rows, j, j + width, TILE_SUMS)
@@ -94,7 +100,7 @@ cdef inline void add_sparse(const Product* p, int64_t top, int64_t rows, int64_t
     cdef int copied = width % VLEN != 0 or (
         # Rows so far apart share too few places of the first cache.
         rows >= SPARSE_COPIES and p.ldb * <int64_t>sizeof(real) % HALF_PAGE == 0)
-    cdef SparseNext next[4]
+    cdef SparseNext next[4]  # SPARSE_FETCHED
     for i in range(chunks):
         k = k0 + i * SPARSE_DEPTH
         depth = min(k1 - k, <int64_t>SPARSE_DEPTH)
@@ -137,8 +143,8 @@ cdef inline void add_sparse(const Product* p, int64_t top, int64_t rows, int64_t
 
 cdef int sparse_side(const Call* call, int64_t i0, int64_t i1, int64_t j0,
                      int64_t j1) noexcept nogil:
-    """Which of a gradient's factors has the more zeros, enough to leave them out: 1 for x, 2 for dz,
-    or 0."""
+    """Which of a gradient's factors has the more zeros, enough to leave them out: 1 for x, 2 for
+    dz, or 0."""
     cdef int64_t batch = call.sizes[0], inputs = call.sizes[1], units = call.sizes[2]
     cdef int of_x = 100, of_dz = 100, most = SPARSE_PERCENT_LEAST
     if batch < SPARSE_LEAST or batch > SPARSE_BATCH:
@@ -169,8 +175,8 @@ cdef void weights_sparse(const Call* call, int side, int64_t i0, int64_t i1, int
                          Rule* rule, real* scratch) noexcept nogil:
     """Rows i0 to i1, columns j0 to j1 of x^T dz: given to the rule, or kept where that is NULL.
 
-    The factor with zeros is turned, some of its columns at a time, so that they are rows of a product
-    with the other. Where that is dz the gradient comes out as its transpose.
+    The factor with zeros is turned, some of its columns at a time, so that they are rows of a
+    product with the other. Where it is dz the gradient comes out as its transpose.
     """
     cdef int64_t batch = call.sizes[0], inputs = call.sizes[1], units = call.sizes[2]
     cdef const real* x = <const real*>call.buffers[0]

@@ -153,9 +153,7 @@ class Product:
                 stop = e.add(column, e.rounded(e.sub(end, column), wide * lanes))
                 e.each(column, stop, wide * lanes, partial(panel, wide=wide, inside=None))
                 column = stop
-            e.each(
-                column, end, lanes, lambda j: panel(j, 1, e.mask(e.least(e.sub(end, j), lanes)))
-            )
+            e.each(column, end, lanes, lambda j: panel(j, 1, e.mask(e.least(e.sub(end, j), lanes))))
 
         def keep_rows(top: Size, count: Size, column: Size, wide: int, inside: Any) -> None:
             def row(r: ir.Value) -> None:

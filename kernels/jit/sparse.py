@@ -1,10 +1,10 @@
 """Sums of products over the numbers of a matrix that are not zero.
 
-Of pixels around a digit, counts of words or categories most are zero, and so is what they add; of what
-leaves a layer of relu, or comes back through it, about half is. A mask of 64 bits says which of 64
-numbers are not; a sum goes through its ones in the order in which a tile goes through all of them, and
-so of finite numbers is the same to the bit, but for the sign of a sum that is zero: each thread decides
-by what it has before it, whether it leaves zeros out.
+Of pixels around a digit, counts of words or categories most are zero, and so is what they add; of
+what leaves a layer of relu, or comes back through it, about half are. A mask of 64 bits says which
+of 64 numbers are not; a sum goes through its ones in the order in which a tile goes through all of
+them, and so of finite numbers is the same to the bit, but for the sign of a sum that is zero: each
+thread decides by what it has before it, whether it leaves zeros out.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ ROWS, COPIES = 128, 16
 INPUTS, MOST_INPUTS, OF_BATCH = 128, 1 << 14, 64
 #: Rows of sums for which a part of the weights is transposed.
 TURNS = 32
-#: Rows of a batch, at least and at most, for a gradient by the weights; and from which masks are full.
+#: Rows of a batch, at least and at most, for a gradient by the weights; from which masks are full.
 LEAST, MOST, WHOLE = 16, 512, 64
-#: Rows that are looked at, and at most so many percent of whose numbers may be other than zero, by the
-#: number of registers; so many less for a gradient by the weights, and for one of few rows.
+#: Rows that are looked at, and at most so many percent of whose numbers may be other than zero, by
+#: the number of registers; so many less for a gradient by the weights; and for one of few rows.
 SAMPLE, PERCENT, LESS, PERCENT_LEAST = 4, {32: 70, 16: 60}, 6, 40
 #: Bytes of a matrix that comes from the memory, or a far cache, of which the next part is fetched.
 NEAR_BYTES = 1 << 19
