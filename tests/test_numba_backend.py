@@ -188,8 +188,8 @@ for dtype in op_cases.DTYPES:
             for name in ("dense", "dense_update"):
                 t.check_sizes(op_cases.cases(OPS[name], kernels)[0], sizes, kernels)
     for sizes in test_sparse.SIZES[5:6]:
-        for name in ("dense", "dense_update"):
-            test_sparse.check(OPS[name], kernels, sizes)
+        for name, factor in (("dense", "x"), ("dense_dx", "dz"), ("dense_update", "dz")):
+            test_sparse.check(OPS[name], kernels, sizes, factor)
 print(ran)
 """
 
