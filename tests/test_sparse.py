@@ -14,11 +14,11 @@ from op_cases import OPS, Case, Run, each_kernels, make_data
 import fastnn as fnn
 
 #: Rows, inputs and units: parts of vectors, masks, panels and blocks; weights that are read as they
-#: are, by parts of the inputs, or packed; rows of weights half a page apart.
+#: are, by parts of the inputs, or packed; rows of weights half a page apart, of x too.
 SIZES = [
-    (64, 200, 40), (16, 128, 16), (1, 300, 64), (130, 784, 33), (70, 700, 160), (100, 784, 128),
-    (17, 1025, 130), (300, 150, 252), (512, 130, 1536), (40, 190, 512), (33, 129, 7),
-    (3, 40_000, 20), (600, 140, 36),
+    (64, 200, 40), (16, 128, 32), (1, 300, 64), (130, 784, 33), (70, 700, 160), (100, 784, 128),
+    (17, 1025, 130), (300, 150, 252), (512, 130, 1536), (40, 190, 512), (33, 129, 30),
+    (3, 40_000, 30), (600, 140, 36), (70, 1024, 160),
 ]  # fmt: skip
 #: Every product of a dense layer, with the factor that has zeros.
 PRODUCTS = [
@@ -80,6 +80,17 @@ def mostly_zeros(case: Case, factor: str) -> op_cases.Data:
     return data
 
 
+def odd(data: op_cases.Data, seed: int) -> op_cases.Data:
+    """The data with odd mantissas: of their products no sum is exact, and none lies halfway between
+    two numbers."""
+    rng = np.random.default_rng(seed)
+    for name in sorted({"x", "dz", "w"} & data.blocks.keys()):
+        block = data.blocks[name]
+        block *= rng.uniform(0.5, 1, block.shape)
+        block.view(f"i{block.itemsize}")[block != 0] |= 1
+    return data
+
+
 def results(kernels: op_cases.Kernels, case: Case, data: op_cases.Data, threads: int) -> dict:
     run = Run(kernels, case, data, threads=threads)
     return {o.name: run.result(o).copy() for o in case.written}
@@ -92,6 +103,7 @@ def check(op: op_cases.Op, kernels: op_cases.Kernels, sizes: tuple[int, ...], fa
     with pytest.MonkeyPatch.context() as patch, op_cases.named(kernels, case):
         patch.setattr(op_cases, "make_data", partial(mostly_zeros, factor=factor))
         op_cases.check_definition(kernels, case)
+        patch.setattr(op_cases, "make_data", lambda case: odd(mostly_zeros(case, factor), 1))
         op_cases.check_threads(kernels, case)
 
 
@@ -106,14 +118,8 @@ def test_definition(kernels, op, factor, sizes):
 def test_leaving_zeros_out_changes_no_number(kernels, op, factor, sizes):
     """Where zeros are tiny numbers instead, all are summed: to the same."""
     case = case_of(op, kernels, sizes)
-    zeros = mostly_zeros(case, factor)
-    rng = np.random.default_rng(case.seed)
-    # Tiny numbers show in sums that are zero, and in those that lie halfway between two numbers:
-    # a product of odd mantissas is never either.
-    for name in {"x", "dz", "w"} & zeros.blocks.keys():
-        block = zeros.blocks[name]
-        block *= rng.uniform(0.5, 1, block.shape)
-        block.view(f"i{block.itemsize}")[block != 0] |= 1
+    # Tiny numbers show in sums that are zero, and in those that lie halfway between two numbers.
+    zeros = odd(mostly_zeros(case, factor), case.seed)
     none = zeros.copy()
     block = none.blocks[factor]
     block[block == 0] = TINY[kernels.dtype]
@@ -129,14 +135,19 @@ def test_leaving_zeros_out_changes_no_number(kernels, op, factor, sizes):
 @each_kernels_and_size
 @each_product
 def test_each_thread_decides_for_itself(kernels, op, factor, sizes):
-    """Zeros in half of the rows, or for a gradient by the weights of the columns: of two threads
-    one leaves them out, where one alone does not."""
+    """Zeros in half of the rows, or for a gradient by the weights of x's columns: of two threads
+    one leaves them out, where one alone does not, or leaves out those of dz."""
     case = case_of(op, kernels, sizes)
-    data = make_data(case)
-    block = data.blocks[factor]
-    by_columns = {"x", "dz"} <= data.blocks.keys()
-    half = block[:, : block.shape[1] // 2] if by_columns else block[: (sizes[0] + 1) // 2]
-    half *= np.random.default_rng(1).random(half.shape) < 1 / 6
+    data = odd(make_data(case), 1)
+    x, dz = data.blocks.get("x"), data.blocks.get("dz")
+    rng = np.random.default_rng(1)
+    if x is not None and dz is not None:
+        half, density = x[:, : x.shape[1] // 2], 0.35 if factor == "x" else 1 / 6
+        if factor == "dz":
+            dz *= rng.random(dz.shape) < DENSITY["dz"]
+    else:
+        half, density = data.blocks[factor][: (sizes[0] + 1) // 2], 0.5
+    half *= rng.random(half.shape) < density
     made = made_for(kernels, case)
     alone = results(made, case, data, 1)
     for threads in (2, 3):
@@ -148,7 +159,7 @@ def test_each_thread_decides_for_itself(kernels, op, factor, sizes):
 MEET = [
     ("dense", (64, 200, 64), "x", np.s_[:, 130:140], "w", np.s_[130:140], ...),
     ("dense", (1, 784, 64), "x", np.s_[:, 130:140], "w", np.s_[130:140], ...),
-    ("dense_dx", (64, 80, 200), "dz", np.s_[:, 130:140], "w", np.s_[:, 130:140], ...),
+    ("dense_dx", (64, 160, 200), "dz", np.s_[:, 130:140], "w", np.s_[:, 130:140], ...),
     ("dense_dw", (64, 200, 64), "x", np.s_[:, 130:140], "dz", 3, np.s_[130:140]),
     ("dense_update", (64, 200, 64), "x", np.s_[:, 130:140], "dz", 3, np.s_[130:140]),
     ("dense_dw", (64, 200, 72), "dz", np.s_[:, 30:40], "x", 3, np.s_[:, 30:40]),

@@ -446,9 +446,9 @@ cdef void multiply(const Product* p, int thread, int threads) noexcept nogil:
     direct = not p.b_transposed and (rows <= unpacked or (
         p.k * columns * <int64_t>sizeof(real) <= DIRECT_BYTES
         and (rows < 8 * TILE_ROWS or not apart(p))))
-    if not p.a_by_columns and SPARSE_INPUTS <= p.k <= SPARSE_MOST and j1 - j0 >= VLEN and (
+    if not p.a_by_columns and SPARSE_INPUTS <= p.k <= SPARSE_MOST and (
             not p.b_transposed or i1 - i0 >= SPARSE_TURNS) and (
-            density(p.a + i0 * p.lda, p.lda, i1 - i0, p.k) <= sparse_percent()):
+            density(p.a + i0 * p.lda, p.lda, i1 - i0, p.k) <= sparse_percent(j1 - j0)):
         j0 = multiply_sparse(p, i0, i1, j0, j1, parts_of(p, direct))
         if j0 == j1:
             return

@@ -12,16 +12,22 @@ cdef enum:
     SPARSE_LEAST = 16        # rows of a batch, and at most so many, for a gradient by the weights
     SPARSE_BATCH = 512
     SPARSE_WHOLE = 64        # of them, for one by what comes back, or with more numbers than these
-    # Of a hundred numbers at most so many may be other than zero, with 32 registers and with fewer;
-    # for a gradient by the weights, of which a part that is turned serves fewer sums, so many less.
+    SPARSE_BYTES = 96        # of a row of sums that are added to while a number is found
+    # Of a hundred numbers at most so many may be other than zero, with vectors of 64 bytes and with
+    # shorter ones; for a gradient by the weights, of which a part that is turned serves fewer sums,
+    # so many less, and in small batches at most the last.
     SPARSE_PERCENT = 70
-    SPARSE_PERCENT_FEW = 60
+    SPARSE_PERCENT_SHORT = 60
     SPARSE_PERCENT_LESS = 6
     SPARSE_PERCENT_LEAST = 40
 
 
-cdef inline int sparse_percent() noexcept nogil:
-    return SPARSE_PERCENT if VLEN * sizeof(real) == 64 else SPARSE_PERCENT_FEW
+cdef inline int sparse_percent(int64_t columns) noexcept nogil:
+    """Of a hundred numbers at most so many may be other than zero, where each row of sums has so
+    many columns: below zero for a few, to which to add is less than to find what."""
+    cdef int most = SPARSE_PERCENT if VLEN * sizeof(real) == 64 else SPARSE_PERCENT_SHORT
+    cdef int64_t bytes = max(columns * <int64_t>sizeof(real), <int64_t>1)
+    return <int>min(<int64_t>most, 100 - 100 * SPARSE_BYTES // bytes)
 
 
 cdef inline void fetch_later(SparseNext* next, const real* rows, int64_t ld, int64_t count,
@@ -146,18 +152,20 @@ cdef int sparse_side(const Call* call, int64_t i0, int64_t i1, int64_t j0,
     """Which of a gradient's factors has the more zeros, enough to leave them out: 1 for x, 2 for
     dz, or 0."""
     cdef int64_t batch = call.sizes[0], inputs = call.sizes[1], units = call.sizes[2]
-    cdef int of_x = 100, of_dz = 100, most = SPARSE_PERCENT_LEAST
+    cdef int of_x = -1, of_dz = -1, most  # by how much of a hundred there are more than it takes
     if batch < SPARSE_LEAST or batch > SPARSE_BATCH:
         return 0
-    if batch >= SPARSE_WHOLE:
-        most = sparse_percent() - SPARSE_PERCENT_LESS
     if i1 - i0 >= SPARSE_INPUTS // 2:
-        of_x = density(<const real*>call.buffers[0] + i0, inputs, batch, i1 - i0)
+        most = sparse_percent(j1 - j0) - SPARSE_PERCENT_LESS
+        if batch < SPARSE_WHOLE:
+            most = min(most, <int>SPARSE_PERCENT_LEAST)
+        of_x = most - density(<const real*>call.buffers[0] + i0, inputs, batch, i1 - i0)
     if j1 - j0 >= SPARSE_INPUTS // 2 and batch >= SPARSE_WHOLE:
-        of_dz = density(<const real*>call.buffers[1] + j0, units, batch, j1 - j0)
-    if min(of_x, of_dz) > most:
+        most = sparse_percent(i1 - i0) - SPARSE_PERCENT_LESS
+        of_dz = most - density(<const real*>call.buffers[1] + j0, units, batch, j1 - j0)
+    if max(of_x, of_dz) < 0:
         return 0
-    return 1 if of_x <= of_dz else 2
+    return 1 if of_x >= of_dz else 2
 
 
 cdef void apply_to_rows(const Rule* rule, const Call* call, real* gradient, int64_t ld, int64_t top,

@@ -52,21 +52,25 @@ class Product:
         if not sparse.worth_looking(e, self.inputs, width) or not isinstance(width, int):
             self._dense(first, last)
             return
-        columns, of_dz = e.sub(last, first), value(100)
+        columns, of_dz = e.sub(last, first), value(-1)
         outside = e.builder.or_(e.less(self.rows, sparse.LEAST), e.less(sparse.MOST, self.rows))
         outside = e.builder.or_(outside, e.less(columns, sparse.OF_BATCH))
         inside, few = e.builder.not_(outside), e.less(self.rows, sparse.WHOLE)
         x = e.at(self.x, first)
-        of_x = sparse.if_possible(
-            e, inside, lambda: sparse.density(e, x, self.inputs, self.rows, columns)
+        most = e.sub(sparse.most_percent(e, width), sparse.LESS)
+        of_x = sparse.room(
+            e,
+            inside,
+            e.select(few, e.least(most, sparse.PERCENT_LEAST), most),
+            lambda: sparse.density(e, x, self.inputs, self.rows, columns),
         )
         if width >= sparse.OF_BATCH:
-            of_dz = sparse.if_possible(
+            of_dz = sparse.room(
                 e,
                 e.builder.and_(inside, e.builder.not_(few)),
+                e.sub(sparse.most_percent(e, columns), sparse.LESS),
                 lambda: sparse.density(e, self.dz, self.units, self.rows, width),
             )
-        most = e.select(few, sparse.PERCENT_LEAST, sparse.percent(e) - sparse.LESS)
 
         def without_zeros() -> None:
             if width < sparse.OF_BATCH:
@@ -74,14 +78,14 @@ class Product:
                 return
             sparse.either(
                 e,
-                e.less(of_dz, of_x),
+                e.less(of_x, of_dz),
                 lambda: self._sparse(False, first, last),
                 lambda: self._sparse(True, first, last),
             )
 
         sparse.either(
             e,
-            e.less(most, e.least(of_x, of_dz)),
+            e.less(e.most(of_x, of_dz), 0),
             lambda: self._dense(first, last),
             without_zeros,
         )

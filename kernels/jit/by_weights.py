@@ -125,16 +125,17 @@ class Product:
         here, count = e.at(self.a, e.mul(first, self.depth)), e.sub(last, first)
         # Few rows are not worth turning the weights for.
         enough = e.less(sparse.TURNS - 1 if self.way.transposed else 0, count)
-        found = sparse.if_possible(
+        room = sparse.room(
             e,
             e.builder.and_(enough, e.less(low, high)),
+            sparse.most_percent(e, e.sub(high, low)),
             lambda: sparse.density(e, here, self.depth, count, self.depth),
         )
         sparse.either(
             e,
-            e.less(found, sparse.percent(e) + 1),
-            lambda: self._sparse(*region),
+            e.less(room, 0),
             lambda: self._dense(*region),
+            lambda: self._sparse(*region),
         )
         return region
 

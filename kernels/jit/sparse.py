@@ -31,6 +31,8 @@ INPUTS, MOST_INPUTS, OF_BATCH = 128, 1 << 14, 64
 TURNS = 32
 #: Rows of a batch, at least and at most, for a gradient by the weights; from which masks are full.
 LEAST, MOST, WHOLE = 16, 512, 64
+#: Bytes of a row of sums that are added to while a number is found.
+FINDING = 96
 #: Rows that are looked at, and at most so many percent of whose numbers may be other than zero, by
 #: the number of registers; so many less for a gradient by the weights; and for one of few rows.
 SAMPLE, PERCENT, LESS, PERCENT_LEAST = 4, {32: 70, 16: 60}, 6, 40
@@ -42,7 +44,9 @@ LINE_BYTES = 64
 def worth_looking(e: Emitter, inputs: Size | None, units: Size | None) -> bool:
     """Whether a product with so many inputs and units, None if not known, may leave zeros out."""
     known = isinstance(inputs, int) and isinstance(units, int)
-    return known and INPUTS <= inputs <= MOST_INPUTS and units >= e.lanes  # type: ignore[operator]
+    if not known or not INPUTS <= inputs <= MOST_INPUTS:  # type: ignore[operator]
+        return False
+    return known_size(most_percent(e, units)) > 0  # type: ignore[operator]
 
 
 def _nonzero(e: Emitter, numbers: ir.Value) -> ir.Value:
@@ -78,9 +82,11 @@ def density(e: Emitter, x: ir.Value, ld: Size, rows: Size, columns: Size) -> ir.
     return value(e.div(e.mul(found, 100), e.most(e.mul(seen, whole), 1)))
 
 
-def percent(e: Emitter) -> int:
-    """Of a hundred numbers at most so many may be other than zero."""
-    return PERCENT[e.registers]
+def most_percent(e: Emitter, columns: Size) -> Size:
+    """Of a hundred numbers at most so many may be other than zero, where each row of sums has so
+    many columns: below zero for a few, to which to add is less than to find what."""
+    finding = e.div(100 * FINDING // e.dtype.itemsize, e.most(columns, 1))
+    return e.least(PERCENT[e.registers], e.sub(100, finding))
 
 
 def _each_one(
@@ -210,6 +216,6 @@ def either(e: Emitter, test: ir.Value, yes: Callable[[], None], no: Callable[[],
             no()
 
 
-def if_possible(e: Emitter, possible: ir.Value, found: Callable[[], ir.Value]) -> ir.Value:
-    """A percentage that is ``found()``, or 100 where that is not possible."""
-    return e.one_of(possible, lambda: [found()], lambda: [100])[0]  # type: ignore[return-value]
+def room(e: Emitter, possible: ir.Value, most: Size, found: Callable[[], ir.Value]) -> ir.Value:
+    """By how much of a hundred ``found()`` is less than ``most``: -1 where that is not possible."""
+    return e.one_of(possible, lambda: [e.sub(most, found())], lambda: [-1])[0]
