@@ -108,7 +108,6 @@ cdef extern from "tile.h" nogil:
 cdef extern from "sparse.h" nogil:
     int SPARSE_DEPTH
     int SPARSE_VECTORS
-    int SPARSE_FETCHED
     ctypedef struct SparseNext:
         const real* rows
         int64_t ld

@@ -106,7 +106,7 @@ cdef inline void add_sparse(const Product* p, int64_t top, int64_t rows, int64_t
     cdef int copied = width % VLEN != 0 or (
         # Rows so far apart share too few places of the first cache.
         rows >= SPARSE_COPIES and p.ldb * <int64_t>sizeof(real) % HALF_PAGE == 0)
-    cdef SparseNext next[4]  # SPARSE_FETCHED
+    cdef SparseNext next[4]  # SPARSE_FETCHED of sparse.h
     for i in range(chunks):
         k = k0 + i * SPARSE_DEPTH
         depth = min(k1 - k, <int64_t>SPARSE_DEPTH)
@@ -205,7 +205,7 @@ cdef void weights_sparse(const Call* call, int side, int64_t i0, int64_t i1, int
     cdef real* left = turned + SPARSE_ROWS * SPARSE_VECTORS * VLEN
     cdef uint64_t* masks = <uint64_t*>(left + SPARSE_ROWS * (SPARSE_BATCH + VLEN))
     cdef real* gradient
-    cdef SparseNext later[3]
+    cdef SparseNext later[3]  # the weights and their state
     cdef Product p
     no_epilogue(&p)
     p.k = batch
